@@ -1,0 +1,29 @@
+"""`ehr-tl cohort|train|explain|report`: one stage of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_HELP = {
+    "cohort": "From events to a cohort: who is asked about, when, and with what outcome.",
+    "train": "Fits the models on the cohort, cross-fitted by subject.",
+    "explain": "Explains every score; the explanations add up to the score.",
+    "report": "Writes report.html, MODEL_CARD.md, risk_assessments.ndjson and worklist.csv.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    for name, text in _HELP.items():
+        app.command(name, help=text, epilog=f"Example: ehr-tl {name} runs/demo")(_command(name))
+
+
+def _command(stage: str):
+    def command(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+        from ehr_tl.pipeline import run_stage
+
+        typer.echo(run_stage(run, stage))
+
+    return command

@@ -1,0 +1,194 @@
+"""Which events satisfy which predicate, as the table that ACES counts in: one row per subject and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from ehr_tl.cohort.task import INDEX, OR_EXPORT_END, Task
+from ehr_tl.errors import PipelineError
+from ehr_tl.events import Events
+from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, TIME
+
+#: Codes after which nobody is at risk: a death, or a discharge whose disposition is HL7's "expired".
+DEATH_CODES = (DEATH, f"{DISCHARGE}//exp")
+
+ANY, RECORD_START = "_ANY_EVENT", "_RECORD_START"
+
+#: Between the export's end and the row that stands for it: later than any prediction time, planned ones too.
+AFTER = timedelta(days=36_525)
+
+
+@dataclass(frozen=True)
+class Predicates:
+    """What the events say of a task's predicates up to the as-of date.
+
+    Attributes:
+        frame: `subject_id`, `timestamp` (unique together) and a count per predicate; only rows that matter.
+        lives: `subject_id`, `first` (first event, birth excepted) and `death` (null while alive), static criteria met.
+        counts: Predicate -> `events` and `subjects` that satisfy it.
+        absent_codes: Codes and patterns of the outcome that no event has.
+    """
+
+    frame: pl.DataFrame
+    lives: pl.DataFrame
+    counts: dict[str, dict[str, int]]
+    absent_codes: list[str]
+
+
+def find_predicates(events: Events, task: Task, as_of: datetime, index_from: datetime | None) -> Predicates:
+    """Evaluates a task's predicates over the events up to `as_of`.
+
+    A code satisfies a predicate if itself or one of its parents does, so a predicate may name the category or any of
+    the codes that the hospital gave for the same fact. A code under a role (`VISIT_REASON//SNOMED//44054006`) does so
+    by its whole name only. Dates at which nothing of use happened have no row.
+    """
+    known = (pl.col("time") <= as_of) | pl.col("time").is_null()
+    seen = events.scan().filter(known)
+    names = _Names(seen, events.codes)
+    plain = {name: predicate for name, predicate in task.plain().items() if name != INDEX}
+    matched = {name: names.matching(name, predicate) for name, predicate in plain.items()}
+    tests = [
+        _test(predicate, matched[name]).fill_null(False).cast(pl.Int64).alias(name) for name, predicate in plain.items()
+    ]
+    wanted = pl.Series(sorted(set().union(*matched.values())), dtype=pl.String).implode()
+    columns = ["subject_id", pl.col("time").cast(TIME).alias("timestamp"), *tests]
+    facts = seen.filter(pl.col("code").is_in(wanted)).select(columns).collect()
+    static = [name for name, predicate in plain.items() if predicate.static]
+    lives = _lives(seen)
+    for name in static:
+        met = facts.filter(pl.col("timestamp").is_null() & (pl.col(name) > 0))
+        lives = lives.join(met, on="subject_id", how="semi")
+    frame = facts.drop(static).drop_nulls("timestamp").join(lives.select("subject_id"), on="subject_id", how="semi")
+    counts = {name: _count(facts, name) for name in plain}
+    additions = [frame, lives.select("subject_id", timestamp="first")]
+    if task.every:
+        additions.append(_index_times(lives, task.every, as_of, index_from))
+        counts[INDEX] = _count(additions[-1], INDEX)
+    frame = pl.concat(additions, how="diagonal").group_by("subject_id", "timestamp").agg(pl.all().sum())
+    if _uses(task, ANY):
+        frame = _with_any_event(frame, seen, lives)
+    frame = _with_derived(_with_end(frame, lives, as_of), task, static, as_of)
+    counts |= {name: _count(frame, name) for name in task.derived()}
+    return Predicates(frame, lives, counts, _absent(task, plain, names))
+
+
+class _Names:
+    """The codes of the events, each with everything it may be called: itself and its parents."""
+
+    def __init__(self, seen: pl.LazyFrame, told: pl.DataFrame):
+        codes = seen.select(pl.col("code").unique()).collect()["code"].drop_nulls().to_list()
+        parents = {code: parents for code, parents in told.select("code", "parent_codes").iter_rows() if parents}
+        pairs = [(code, name) for code in codes for name in _with_ancestors(code, parents)]
+        self.pairs = pl.DataFrame(pairs, schema={"event_code": pl.String, "code": pl.String}, orient="row")
+
+    def matching(self, name: str, predicate: Any) -> set[str]:
+        """Codes of events that satisfy a plain predicate, values left aside."""
+        from aces.config import PlainPredicateConfig
+
+        try:
+            called = self.pairs.filter(PlainPredicateConfig(code=predicate.code).MEDS_eval_expr())
+        except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            raise PipelineError(
+                f"The task is wrong: the predicate {name!r} cannot be evaluated: {str(error).splitlines()[0]}",
+                expected="a code, {any: [codes]} or {regex: pattern}",
+            ) from None
+        return set(called["event_code"])
+
+
+def _with_ancestors(code: str, parents: dict[str, list[str]]) -> Iterable[str]:
+    # A code under a role is not the fact itself: a visit because of a disease may be to rule it out, an allergy to a
+    # drug is no dose of it. Such a code's last part is one of its parents, and it is called by its own name only.
+    if any(code.endswith(f"//{parent}") for parent in parents.get(code, ())):
+        return {code}
+    seen, todo = {code}, [code]
+    while todo:
+        for parent in parents.get(todo.pop(), ()):
+            if parent not in seen:
+                seen.add(parent)
+                todo.append(parent)
+    return seen
+
+
+def _test(predicate: Any, codes: set[str]) -> pl.Expr:
+    if not codes:
+        return pl.lit(False)
+    return dataclasses.replace(predicate, code={"any": sorted(codes)}).MEDS_eval_expr()
+
+
+def _lives(seen: pl.LazyFrame) -> pl.DataFrame:
+    timed = seen.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH))
+    dead = pl.col("time").filter(pl.col("code").is_in(DEATH_CODES)).min().cast(TIME).alias("death")
+    first = pl.col("time").min().cast(TIME).alias("first")
+    return timed.group_by("subject_id").agg(first, dead).sort("subject_id").collect()
+
+
+def _index_times(lives: pl.DataFrame, every: timedelta, as_of: datetime, index_from: datetime | None) -> pl.DataFrame:
+    """as_of, as_of - every, ...: while the subject was known and alive, and not before `index_from`."""
+    start = max(filter(None, (lives["first"].min(), index_from)), default=as_of)
+    steps = range((as_of - start) // every + 1) if start <= as_of else ()
+    grid = pl.DataFrame({"timestamp": [as_of - step * every for step in steps]}, schema={"timestamp": TIME})
+    alive = pl.col("death").is_null() | (pl.col("timestamp") < pl.col("death"))
+    rows = lives.join(grid, how="cross").filter((pl.col("timestamp") >= pl.col("first")) & alive)
+    return rows.select("subject_id", "timestamp", pl.lit(1, pl.Int64).alias(INDEX))
+
+
+def _with_any_event(frame: pl.DataFrame, seen: pl.LazyFrame, lives: pl.DataFrame) -> pl.DataFrame:
+    """All times of all events, for tasks that count them; ACES counts times, not events."""
+    times = seen.drop_nulls("time").select("subject_id", timestamp=pl.col("time").cast(TIME))
+    times = times.unique().collect().join(lives.select("subject_id"), on="subject_id", how="semi")
+    joined = frame.join(times.with_columns(pl.lit(1, pl.Int64).alias(ANY)), on=["subject_id", "timestamp"], how="full")
+    keys = [pl.coalesce(key, f"{key}_right").alias(key) for key in ("subject_id", "timestamp")]
+    return joined.with_columns(keys).drop("subject_id_right", "timestamp_right").fill_null(0)
+
+
+def _with_end(frame: pl.DataFrame, lives: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    """A row per subject that stands for the end of the export."""
+    end = lives.select("subject_id", pl.lit(as_of + AFTER).cast(TIME).alias("timestamp"))
+    numbers = [pl.col(name).fill_null(0) for name in frame.columns[2:]]
+    return pl.concat([frame, end], how="diagonal").with_columns(numbers).sort("subject_id", "timestamp")
+
+
+def _with_derived(frame: pl.DataFrame, task: Task, static: list[str], as_of: datetime) -> pl.DataFrame:
+    frame = frame.with_columns(pl.lit(1, pl.Int64).alias(name) for name in static)  # who did not meet them is gone
+    for name, predicate in task.derived().items():
+        frame = frame.with_columns(predicate.eval_expr().cast(pl.Int64).alias(name))
+    first = pl.col("timestamp") == pl.col("timestamp").min().over("subject_id")
+    if _uses(task, RECORD_START):
+        frame = frame.with_columns(first.cast(pl.Int64).alias(RECORD_START))
+    ended = pl.col("timestamp") > as_of
+    # The row of the export's end counts nothing, also where a derived predicate holds for everybody.
+    frame = frame.with_columns(pl.when(ended).then(0).otherwise(pl.col(n)).alias(n) for n in frame.columns[2:])
+    return frame.with_columns(
+        ((pl.col(name) > 0) | ended).cast(pl.Int64).alias(f"{name}{OR_EXPORT_END}") for name in task.ahead
+    )
+
+
+def _uses(task: Task, special: str) -> bool:
+    return special in str(task.config.windows) or task.config.trigger == special
+
+
+def _count(frame: pl.DataFrame, name: str) -> dict[str, int]:
+    held = frame.filter(pl.col(name) > 0)
+    return {"events": held.height, "subjects": held["subject_id"].n_unique()}
+
+
+def _absent(task: Task, plain: dict[str, Any], names: _Names) -> list[str]:
+    """Codes and patterns of the outcome that no event has."""
+    absent = []
+    for name in (name for name in task.outcome_predicates() if name in plain):
+        code = plain[name].code
+        single = [{"any": [item]} for item in code["any"]] if isinstance(code, dict) and "any" in code else [code]
+        for item in single:
+            if not names.matching(name, dataclasses.replace(plain[name], code=item)):
+                absent.append(item["any"][0] if isinstance(item, dict) and "any" in item else _text(item))
+    return absent
+
+
+def _text(code: Any) -> str:
+    return f"/{code['regex']}/" if isinstance(code, dict) else str(code)

@@ -1,0 +1,293 @@
+"""An adapter: how one kind of source becomes events. A folder of declarative files, read strictly.
+
+::
+
+    adapters/<name>/adapter.yaml         the manifest, `Manifest` below
+    adapters/<name>/views/*.json         SQL-on-FHIR ViewDefinitions: what each event is read from
+    adapters/<name>/concept_maps/*.json  FHIR R4 ConceptMaps: local codes to standard ones
+
+An adapter that `extends` another takes over all of its files and keys. Its own go before; null takes a key away.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+import yaml
+
+from ehr_tl.config import build
+from ehr_tl.errors import AdapterError
+from ehr_tl.fhir.views import View, compile_view
+from ehr_tl.resources import bundled
+
+#: Columns that the converter itself supplies for the time rules.
+JOINED_TIMES = ("visit_end",)
+
+
+@dataclass(frozen=True)
+class EventRule:
+    """How the rows of one view become events.
+
+    Attributes:
+        time: Alternatives, tried in turn: "recorded, onset?" means that both are read and the later one counts, and
+            that the alternative holds if `recorded` is there. `visit_end` is the end of the encounter that the row
+            names; of a visit that is not over nothing is known yet. No alternatives: a static fact.
+        begins: A date without a time means its first moment (births), not its last.
+        code: The code of every event of the view, which then needs no columns for it.
+        prefix: First part of the code: `VISIT_TYPE` makes `VISIT_TYPE//SNOMED//185347001`.
+        bare: The system whose codes follow the prefix without its name: `VISIT_START//IMP`.
+        exclude: Column -> values with which a row gives no event.
+    """
+
+    time: tuple[str, ...] = ()
+    begins: bool = False
+    code: str | None = None
+    prefix: str | None = None
+    bare: str | None = None
+    exclude: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Joins:
+    """Views that other resources are joined with: columns `id`, and what `convert.index` reads of them."""
+
+    patients: str = "patient_key"
+    visits: str = "visit_key"
+    drugs: str = "drug_key"
+
+
+@dataclass(frozen=True)
+class Plausible:
+    """What is set aside: times outside of `earliest` to `latest`, and quantities beyond `value` either way."""
+
+    earliest: str = "1850-01-01"
+    latest: str = "2100-01-01"
+    value: float = 1e12
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`adapter.yaml`.
+
+    Attributes:
+        name: Name of the folder.
+        title: What it reads, in a line.
+        extends: Adapter that this one builds on.
+        time_zone: Of dates, and of times without an offset.
+        synthetic: Nobody in the export exists.
+        notice: Attribution or warning for every page made from it.
+        dates_shifted: Each patient's dates were moved by an amount of their own.
+        index_from: Earliest honest prediction time, as "end - 3285 days".
+        systems: URL of a standard code system -> its short name. Of several codings the first system here wins.
+        local_systems: The same for systems that others do not know; they come after all standard ones.
+        forms: Short name -> how its codes are written: `icd` puts the dot after the third character, `icd9` as ICD-9-CM
+            does (E-codes after the fourth), `icd9_procedure` after the second.
+        no_code: System -> codes that say that there is no code ("*": all).
+        nothing_known: System -> codes that say that nothing is known or present; such a resource gives no event.
+        events: View -> rule.
+        joins: Names of the views that others are joined with.
+        plausible: Bounds of what is believed.
+        recognise: What `ehr-tl doctor` knows the source by: parts of `meta.profile` or of code systems.
+    """
+
+    name: str
+    title: str
+    events: dict[str, EventRule]
+    systems: dict[str, str]
+    extends: str | None = None
+    time_zone: str = "UTC"
+    synthetic: bool = False
+    notice: str = ""
+    dates_shifted: bool = False
+    index_from: str | None = None
+    local_systems: dict[str, str] = field(default_factory=dict)
+    forms: dict[str, str] = field(default_factory=dict)
+    no_code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    nothing_known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    joins: Joins = Joins()
+    plausible: Plausible = Plausible()
+    recognise: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A manifest with its views compiled and its ConceptMaps read.
+
+    Attributes:
+        manifest: The manifest, merged with those that it extends.
+        views: Name -> compiled view, for every view that the manifest names.
+        concept_maps: FHIR ConceptMap resources.
+        zone: The time zone.
+        earliest, latest: Bounds of plausible times.
+        files: Every file that it was read from.
+    """
+
+    manifest: Manifest
+    views: dict[str, View]
+    concept_maps: tuple[dict[str, Any], ...]
+    zone: ZoneInfo
+    earliest: datetime
+    latest: datetime
+    files: tuple[Path, ...]
+
+    def index_from(self, end: datetime | None) -> datetime | None:
+        """The earliest honest prediction time in an export that ends at `end`."""
+        return _index_from(self.manifest.index_from, end) if end else None
+
+
+def load_adapter(name: str | Path) -> Adapter:
+    """Reads an adapter and all that it extends, and checks every file of it.
+
+    Args:
+        name: A shipped adapter (`adapter_names`) or a folder.
+
+    Raises:
+        AdapterError: There is no such adapter, or a file of it is wrong; the message names file and key.
+    """
+    folders = _lineage(adapter_folder(name))
+    merged: dict[str, Any] = {}
+    for folder in reversed(folders):
+        merged = _merge(merged, _yaml(folder / "adapter.yaml"))
+    where = str(folders[0] / "adapter.yaml")
+    manifest = build(Manifest, merged, where, AdapterError)
+    files = {path.name: path for folder in reversed(folders) for path in sorted((folder / "views").glob("*.json"))}
+    names = [*manifest.events, manifest.joins.patients, manifest.joins.visits, manifest.joins.drugs]
+    views = {view: _view(view, files, where) for view in names}
+    maps = [path for folder in folders for path in sorted((folder / "concept_maps").glob("*.json"))]
+    for view, rule in manifest.events.items():
+        _check_rule(view, rule, views[view], where)
+    return Adapter(
+        manifest,
+        views,
+        tuple(_json(path, "ConceptMap") for path in maps),
+        _zone(manifest.time_zone, where),
+        _date(manifest.plausible.earliest, where),
+        _date(manifest.plausible.latest, where),
+        (
+            *(folder / "adapter.yaml" for folder in folders),
+            *(files[f"{view}.json"] for view in dict.fromkeys(names)),
+            *maps,
+        ),
+    )
+
+
+def adapter_folder(name: str | Path) -> Path:
+    """The folder of an adapter given by name or path."""
+    for folder in (Path(name), bundled("adapters") / str(name)):
+        if (folder / "adapter.yaml").is_file():
+            return folder
+    raise AdapterError(
+        f"There is no adapter {str(name)!r}",
+        expected=f"a folder with an adapter.yaml, or one of {', '.join(adapter_names())}",
+    )
+
+
+def adapter_names() -> list[str]:
+    """Names of the shipped adapters."""
+    return sorted(path.parent.name for path in bundled("adapters").glob("*/adapter.yaml"))
+
+
+def _lineage(folder: Path) -> list[Path]:
+    """The folder and those that it extends, nearest first."""
+    folders = [folder]
+    while parent := _yaml(folders[-1] / "adapter.yaml").get("extends"):
+        sibling = folders[-1].parent / str(parent)
+        folders.append(sibling if (sibling / "adapter.yaml").is_file() else adapter_folder(parent))
+        if folders[-1] in folders[:-1]:
+            raise AdapterError(f"{folder / 'adapter.yaml'}: extends leads back to {folders[-1].name}")
+    return folders
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings are merged (keys of `over` first), null takes away."""
+    both = {**over, **{key: value for key, value in base.items() if key not in over}}
+    for key in over.keys() & base.keys():
+        if isinstance(over[key], dict) and isinstance(base[key], dict):
+            both[key] = _merge(base[key], over[key])
+    return {key: value for key, value in both.items() if value is not None}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise AdapterError(f"{path}{f', line {mark.line + 1}' if mark else ''} is no valid YAML") from None
+    if not isinstance(raw, dict):
+        raise AdapterError(f"{path} is no YAML mapping", expected="the keys of an adapter's manifest")
+    return raw
+
+
+def _json(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise AdapterError(f"{path}, line {error.lineno} is no valid JSON") from None
+    if not isinstance(value, dict) or value.get("resourceType") != kind:
+        raise AdapterError(f"{path} is no {kind}", expected=f'"resourceType": "{kind}"')
+    return value
+
+
+def _view(name: str, files: dict[str, Path], where: str) -> View:
+    path = files.get(f"{name}.json")
+    if path is None:
+        raise AdapterError(f"{where}: there is no view {name}", expected=f"a file views/{name}.json beside it")
+    try:
+        return compile_view(_json(path, "ViewDefinition"))
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error.problem}", expected=error.expected, fix=error.fix) from error
+
+
+def _check_rule(name: str, rule: EventRule, view: View, where: str) -> None:
+    """Every column that a rule names must be in its view."""
+    times = [column for alternative in rule.time for column, _ in time_columns(alternative)]
+    needed = ["patient", *times, *rule.exclude]
+    if rule.code is None and "medication" not in view.columns:
+        needed.append("code")
+    if missing := [column for column in needed if column not in (*view.columns, *JOINED_TIMES)]:
+        raise AdapterError(
+            f"{where}: events.{name} needs the columns {', '.join(missing)}",
+            expected=f"columns of the view {name}: {', '.join(view.columns)}",
+        )
+
+
+def time_columns(alternative: str) -> list[tuple[str, bool]]:
+    """Columns of an alternative of `EventRule.time`, and whether each may be absent.
+
+    Examples:
+        >>> time_columns("recorded, onset?")
+        [('recorded', False), ('onset', True)]
+    """
+    parts = [part.strip() for part in alternative.split(",")]
+    return [(part.removesuffix("?"), part.endswith("?")) for part in parts]
+
+
+def _zone(name: str, where: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise AdapterError(
+            f"{where}: time_zone is {name!r}", expected="an IANA time zone such as Europe/Berlin"
+        ) from None
+
+
+def _date(text: str, where: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise AdapterError(f"{where}: {text!r} is no date", expected="YYYY-MM-DD") from None
+
+
+def _index_from(rule: str | None, end: datetime) -> datetime | None:
+    """Reads "end - 3285 days" or a date."""
+    if rule is None:
+        return None
+    if found := re.fullmatch(r"end\s*-\s*(\d+)\s*days?", rule):
+        return end - timedelta(days=int(found[1]))
+    return _date(rule, "index_from")

@@ -1,0 +1,261 @@
+"""From the codings of a FHIR CodeableConcept to one code of an event, its parents and its description."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import polars as pl
+
+from ehr_tl import schema
+from ehr_tl.convert.adapter import Adapter
+
+#: System, code and display, as a resource writes them.
+Coding = tuple[str | None, str | None, str | None]
+
+#: System of concepts that have a text and no coding, and of codings without a system.
+TEXT, LOCAL = "TEXT", "LOCAL"
+
+#: Meanings of ConceptMap equivalences (R4) and relationships (R5) by which an event may take the target's code: what is
+#: true of the source is true of the target.
+_SAFE = {"equivalent", "equal", "wider", "subsumes", "source-is-narrower-than-target"}
+
+_ICD = ("ICD10CM", "ICD10GM", "ICD10", "ICD9CM", "ICD9Proc")
+_LONGEST_TEXT = 120
+
+
+@dataclass(eq=False)
+class Concept:
+    """One code of events; the same object for every event that has it.
+
+    Attributes:
+        code: `SYSTEM//CODE`.
+        source: What the hospital wrote, where `code` is the target of a map.
+        parents: More general codes, other codings of the same concept, the question of an answer.
+        counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
+        nothing_known: The concept says that nothing is known or present.
+        uses: Number of events.
+    """
+
+    code: str
+    source: str | None
+    parents: tuple[str, ...]
+    counts: tuple[tuple[str, str], ...]
+    nothing_known: bool = False
+    uses: int = field(default=0)
+
+
+class _Candidate(NamedTuple):
+    rank: tuple[int, int, int]
+    code: str
+    description: str | None
+    count: tuple[str, str]
+    source: str | None = None
+
+
+class Codes:
+    """Chooses codes by an adapter's systems and ConceptMaps, and remembers every code that was given out."""
+
+    def __init__(self, adapter: Adapter):
+        manifest = adapter.manifest
+        self._names = {**manifest.systems, **manifest.local_systems}
+        self._rank = {name: rank for rank, name in enumerate(dict.fromkeys(self._names.values()))}
+        self._standard = set(manifest.systems.values())
+        self._forms = manifest.forms
+        self._no_code = {system: set(codes) for system, codes in manifest.no_code.items()}
+        self._nothing = {system: set(codes) for system, codes in manifest.nothing_known.items()}
+        self._maps: dict[tuple[str | None, str], tuple[str, str, str | None]] = {}
+        for concept_map in adapter.concept_maps:
+            for key, target in _targets(concept_map):
+                self._maps.setdefault(key, target)
+        self._descriptions: dict[str, str] = {}
+        self._concepts: dict[tuple, Concept | None] = {}
+        self._answered: dict[tuple[Concept, Concept], Concept] = {}
+
+    def concept(
+        self, codings: tuple[Coding, ...], text: str | None, prefix: str | None = None, bare: str | None = None
+    ) -> Concept | None:
+        """The concept that codings and text stand for; None if they say nothing.
+
+        Args:
+            codings: All codings of the CodeableConcept.
+            text: Its text, used if no coding has a code, and as description of codings that have none.
+            prefix: First part of the code.
+            bare: System whose name is left out after the prefix.
+        """
+        described = all(coding[1] and coding[2] for coding in codings)
+        key = (codings, None if described else text, prefix, bare)
+        try:
+            return self._concepts[key]
+        except KeyError:
+            concept = self._concepts[key] = self._choose(*key)
+            return concept
+
+    def fixed(self, code: str) -> Concept:
+        """A concept that is the adapter's own, such as MEDS_BIRTH."""
+        return self._concepts.setdefault((code,), Concept(code, None, (), ()))
+
+    def answered(self, question: Concept, answer: Concept) -> Concept:
+        """The concept of a question with a coded answer; the question is its parent."""
+        pair = (question, answer)
+        if pair not in self._answered:
+            mapped = question.source or answer.source
+            code = f"{question.code}//{answer.code}"
+            described = [self._descriptions[one.code] for one in pair if one.code in self._descriptions]
+            self._describe(code, ": ".join(described))
+            self._answered[pair] = Concept(
+                code,
+                f"{question.source or question.code}//{answer.source or answer.code}" if mapped else None,
+                (question.code,),
+                question.counts + answer.counts,
+                question.nothing_known,
+            )
+        return self._answered[pair]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""
+        totals: dict[str, Counter[str]] = {}
+        for concept in self._used():
+            for system, how in concept.counts:
+                totals.setdefault(system, Counter())[how] += concept.uses
+        return {
+            system: {how: totals[system][how] for how in ("kept", "mapped", "unmapped")} for system in sorted(totals)
+        }
+
+    def table(self) -> pl.DataFrame:
+        """`metadata/codes.parquet`: every code of events, and all of their parents."""
+        parents: dict[str, set[str]] = {}
+        ahead = [(concept.code, concept.parents) for concept in self._used()]
+        while ahead:
+            code, above = ahead.pop()
+            new = {*above, *_shorter(code)} - parents.setdefault(code, set()) - {code}
+            parents[code] |= new
+            ahead += [(parent, ()) for parent in new]
+        codes = sorted(parents)
+        return pl.DataFrame(
+            {
+                "code": codes,
+                "description": [self._descriptions.get(code) for code in codes],
+                "parent_codes": [sorted(parents[code]) for code in codes],
+            },
+            schema=schema.CODES,
+        )
+
+    def _used(self) -> Iterator[Concept]:
+        for concept in (*self._concepts.values(), *self._answered.values()):
+            if concept and concept.uses:
+                yield concept
+
+    def _choose(
+        self, codings: tuple[Coding, ...], text: str | None, prefix: str | None, bare: str | None
+    ) -> Concept | None:
+        """The best candidate becomes the code, the others its parents."""
+        text = text if isinstance(text, str) else None
+        codings = tuple(c for c in map(_sound, codings) if c[1] and not _listed(self._no_code, c[0], c[1]))
+        candidates = [
+            candidate
+            for place, (system, code, display) in enumerate(codings)
+            for candidate in self._candidates(place, system, code, display or text, bare)
+        ]
+        if not candidates and text and text.strip():
+            text = " ".join(text.split())[:_LONGEST_TEXT]
+            candidates = [_Candidate((3, 0, 0), f"{TEXT}//{text}", text, (TEXT, "unmapped"))]
+        if not candidates:
+            return None
+        best, *others = sorted(candidates, key=lambda candidate: candidate.rank)
+        code, parents = best.code, [other.code for other in others if other.code != best.code]
+        if prefix:
+            parents = [parent for parent in (code, *parents) if "//" in parent]
+            code = f"{prefix}//{code}"
+        for candidate in candidates:
+            self._describe(candidate.code, candidate.description)
+        self._describe(code, best.description)
+        nothing_known = any(_listed(self._nothing, system, code) for system, code, _ in codings)
+        return Concept(code, best.source, tuple(dict.fromkeys(parents)), (best.count,), nothing_known)
+
+    def _candidates(
+        self, place: int, system: str | None, code: str, display: str | None, bare: str | None
+    ) -> Iterator[_Candidate]:
+        """What a coding may become: itself, and the target of a ConceptMap."""
+        name, own = self._written(system, code, bare)
+        target = self._maps.get((system, code))
+        standard = name in self._standard or (system or "") == bare
+        tier = 2 if not standard else 1 if target else 0
+        yield _Candidate((tier, self._order(name), place), own, display, (name, "kept" if standard else "unmapped"))
+        if target:
+            target_name, mapped = self._written(*target[:2], bare)
+            rank = (0, self._order(target_name), place)
+            yield _Candidate(rank, mapped, target[2] or display, (name, "mapped"), own)
+
+    def _describe(self, code: str, description: str | None) -> None:
+        if description:
+            self._descriptions.setdefault(code, description)
+
+    def _order(self, name: str) -> int:
+        return self._rank.get(name, len(self._rank))
+
+    def _name(self, system: str | None) -> str:
+        if not system:
+            return LOCAL
+        return self._names.get(system) or re.split(r"[/:|#]", system.rstrip("/"))[-1] or LOCAL
+
+    def _written(self, system: str | None, code: str, bare: str | None) -> tuple[str, str]:
+        """Short name of the system, and the code as events write it."""
+        name = self._name(system)
+        form = self._forms.get(name)
+        code = written(code, form) if form else code
+        return name, code if (system or "") == bare else f"{name}//{code}"
+
+
+def written(code: str, form: str) -> str:
+    """A code in its canonical, dotted form.
+
+    Args:
+        code: As a source writes it.
+        form: `icd`, `icd9` or `icd9_procedure`, see `Manifest.forms`.
+
+    Examples:
+        >>> written("E119", "icd"), written("E11.90†", "icd"), written("25000", "icd9"), written("E8859", "icd9")
+        ('E11.9', 'E11.90', '250.00', 'E885.9')
+        >>> written("3897", "icd9_procedure")
+        '38.97'
+    """
+    code = code.strip().rstrip("†*!+#").upper().replace(".", "").rstrip("-")
+    head = 2 if form == "icd9_procedure" else 4 if form == "icd9" and code.startswith("E") else 3
+    return f"{code[:head]}.{code[head:]}" if len(code) > head else code
+
+
+def _shorter(code: str) -> list[str]:
+    """The next more general code of an ICD code: ICD10CM//E11.65 -> ICD10CM//E11.6."""
+    system, _, rest = code.partition("//")
+    if system not in _ICD or "//" in rest or "." not in rest:
+        return []
+    return [f"{system}//{rest[:-1].rstrip('.')}"]
+
+
+def _sound(coding: Coding) -> Coding:
+    """A coding whose parts are text; JSON may hold anything."""
+    system, code, display = (part if isinstance(part, str) else None for part in coding)
+    return system, code.strip() if code else None, display
+
+
+def _listed(table: dict[str, set[str]], system: str | None, code: str) -> bool:
+    codes = table.get(system or "")
+    return bool(codes) and ("*" in codes or code in codes)
+
+
+def _targets(concept_map: dict) -> Iterator[tuple[tuple[str | None, str], tuple[str, str, str | None]]]:
+    """(source system, code) -> (target system, code, display), for every safe element of a ConceptMap."""
+    for group in concept_map.get("group") or []:
+        for element in group.get("element") or []:
+            for target in element.get("target") or []:
+                meaning = target.get("equivalence") or target.get("relationship")
+                if meaning in _SAFE and target.get("code") and element.get("code") and group.get("target"):
+                    yield (
+                        (group.get("source"), element["code"]),
+                        (group["target"], target["code"], target.get("display")),
+                    )
+                    break

@@ -1,0 +1,309 @@
+"""From the rows of one view to events: when it was known, of whom, which code, which value."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ehr_tl.convert.adapter import Adapter, EventRule, time_columns
+from ehr_tl.convert.codes import Codes, Concept
+from ehr_tl.convert.index import OPEN, VISIT, Index
+from ehr_tl.fhir.times import parse_time
+from ehr_tl.fhir.views import View
+
+#: Why a resource that was read is set aside. Those of `fhir.export.FAULTS` come before.
+SET_ASIDE = {
+    "repeated": "a resource of this type and id was read before",
+    "no_patient": "it does not say whom it is about",
+    "unknown_patient": "the patient that it is about is not in the export",
+    "impossible_time": "a date or time that cannot be, such as the year 0000 or February 30",
+    "implausible_time": "a time outside of the adapter's plausible range",
+    "bad_value": "a quantity that is no finite number",
+    "implausible_value": "a quantity beyond the adapter's plausible range",
+    "does_not_fit": "an element occurs several times that FHIR allows once, or is of another type than FHIR says",
+}
+
+#: Why a resource that is sound gives no event. Further ones are `<column>:<value>` of the adapter's `exclude`.
+UNUSED = {
+    "no_view": "the adapter has no view for its type",
+    "no_rows": "the views of its type select nothing of it",
+    "no_time": "nothing says when it was known",
+    "visit_open": "it is dated by the end of a visit that is not over",
+    "no_code": "no code and no text says what it is",
+    "nothing_known": "it says that nothing is known or present",
+    "value_absent": "it says why there is no value",
+    "unknown_drug": "the Medication that it names is not in the export",
+    "not_a_patient": "it is about something other than a Patient",
+    "replaced": "this patient's record was merged into another",
+    "not_referenced": "a Medication that nothing refers to",
+}
+
+_NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?([eE][-+]?\d{1,3})?")
+_NO_PATIENT = re.compile(r"(^|/)(Group|Device|Location|Organization|Practitioner|Specimen|Medication|Substance)[/?]")
+_LARGEST = 3.4e38  # of a 32-bit float
+
+
+class SetAside(Exception):
+    """A resource that is not to be believed; `reason` is a key of `SET_ASIDE`."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Event(NamedTuple):
+    """One row of events, in the order of `schema.EVENTS`; `concept` stands for code and source_code."""
+
+    subject_id: int
+    time: datetime | None
+    concept: Concept
+    numeric_value: float | None
+    text_value: str | None
+    unit: str | None
+    visit_id: str | None
+    resource_id: str | None
+
+
+class _Columns(NamedTuple):
+    """Where each column that an emitter knows stands in a row; -1, a null at the row's end, if the view has none."""
+
+    patient: int
+    encounter: int
+    medication: int
+    system: int
+    code: int
+    display: int
+    text: int
+    part: int
+    answer_system: int
+    answer_code: int
+    answer_display: int
+    answer_text: int
+    absent: int
+    value: int
+    comparator: int
+    unit: int
+    unit_text: int
+    integer: int
+    boolean: int
+    string: int
+    moment: int
+
+
+class Emitter:
+    """Makes events of one view's rows by its rule.
+
+    Args:
+        view: The compiled view.
+        rule: Its rule in the manifest.
+        index: Patients, visits and drugs.
+        codes: Chooses codes.
+    """
+
+    def __init__(self, adapter: Adapter, view: View, rule: EventRule, index: Index, codes: Codes):
+        self.view, self.rule, self.index, self.codes = view, rule, index, codes
+        places = {name: place for place, name in enumerate(view.columns)}
+        self.at = _Columns(**{name: places.get(name, -1) for name in _Columns._fields})
+        self.fixed = codes.fixed(rule.code) if rule.code else None
+        self.limit = min(adapter.manifest.plausible.value, _LARGEST)
+        self.exclude = [(column, places[column], frozenset(values)) for column, values in rule.exclude.items()]
+        self.time = _time_reader(adapter, rule, places, index)
+
+    def emit(self, resource: dict[str, Any], resource_id: str | None, events: list[Event]) -> str | None:
+        """Appends the events of a resource, and returns why there are none or fewer than expected.
+
+        Raises:
+            SetAside: The resource is not to be believed.
+        """
+        rows = self.view.rows(resource)
+        if not rows:
+            return "no_rows"
+        rows = [(*row, None) for row in rows]
+        first, at = rows[0], self.at
+        reference = first[at.patient]
+        subject = self.index.subject(reference)
+        if subject is None:
+            return _no_subject(reference)
+        visit = first[at.encounter] and self.index.resolve(VISIT, first[at.encounter])
+        reason = None
+        for group in (rows,) if len(rows) == 1 else _events(rows, at):
+            if excluded := self._excluded(group[0]):
+                reason = excluded
+                continue
+            time = self.time(group[0], visit)
+            if time.__class__ is str:
+                reason = time
+                continue
+            before = len(events)
+            reason = self._group(resource, group, (subject, time, visit, resource_id), events) or reason
+            if len(events) == before and reason is None:
+                reason = "no_code"
+        return reason
+
+    def _excluded(self, row: tuple) -> str | None:
+        for column, place, values in self.exclude:
+            if row[place] is not None and _word(row[place]) in values:
+                return f"{column}:{_word(row[place])}"
+        return None
+
+    def _group(self, resource: dict, group: list[tuple], known: tuple, events: list[Event]) -> str | None:
+        """Appends the events of rows that tell of the same thing."""
+        row, at = group[0], self.at
+        subject, time, visit, resource_id = known
+        concepts = self._concepts(resource, group)
+        if concepts.__class__ is str:
+            return concepts
+        number, text, unit = self._value(row)
+        answer = None
+        if row[at.answer_code] is not None or row[at.answer_text] is not None:
+            answer = self._answer(group)
+            if answer is None:
+                if row[at.answer_code] is not None and not row[at.answer_text]:
+                    return "value_absent"
+                text = _text(row[at.answer_text])
+            elif answer.nothing_known:
+                return "nothing_known"
+        if row[at.absent] and number is None and text is None and answer is None:
+            return "value_absent"
+        for concept in concepts:
+            if answer is not None:
+                concept = self.codes.answered(concept, answer)
+            events.append(Event(subject, time, concept, number, text, unit, visit, resource_id))
+        return None
+
+    def _concepts(self, resource: dict, group: list[tuple]) -> list[Concept] | str:
+        """The concepts of an event, mostly one; or why there is none."""
+        if self.fixed is not None:
+            return [self.fixed]
+        row, at, rule = group[0], self.at, self.rule
+        codings = ((row[at.system], row[at.code], row[at.display]),)
+        if len(group) > 1:
+            codings = tuple(dict.fromkeys((r[at.system], r[at.code], r[at.display]) for r in group))
+        concept = self.codes.concept(codings, row[at.text], rule.prefix, rule.bare)
+        if concept is None and row[at.medication]:
+            return self.index.concepts(row[at.medication], resource) or "unknown_drug"
+        if concept is None:
+            return "no_code"
+        return "nothing_known" if concept.nothing_known else [concept]
+
+    def _answer(self, group: list[tuple]) -> Concept | None:
+        """The concept of a coded answer; None if it is a mere text."""
+        at = self.at
+        codings = dict.fromkeys((r[at.answer_system], r[at.answer_code], r[at.answer_display]) for r in group)
+        if not any(code for _, code, _ in codings):
+            return None
+        return self.codes.concept(tuple(codings), None)
+
+    def _value(self, row: tuple) -> tuple[float | None, str | None, str | None]:
+        """numeric_value, text_value and unit. A quantity "< 0.1" is 0.1, and "<0.1" as text."""
+        at = self.at
+        if row[at.value] is not None:
+            number, comparator = self._number(row[at.value]), row[at.comparator]
+            text = f"{comparator}{row[at.value]}" if comparator else None
+            return number, text, _text(row[at.unit] or row[at.unit_text])
+        if row[at.string] is not None:
+            text = str(row[at.string]).strip()
+            return self._number(text) if _NUMBER.fullmatch(text) else None, text or None, None
+        if row[at.integer] is not None:
+            return self._number(row[at.integer]), None, None
+        if row[at.boolean] is not None:
+            return float(row[at.boolean] is True), None, None
+        return None, _text(row[at.moment]), None
+
+    def _number(self, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise SetAside("bad_value") from None
+        if not math.isfinite(number) or value.__class__ is bool:
+            raise SetAside("bad_value")
+        if abs(number) >= self.limit:
+            raise SetAside("implausible_value")
+        return number
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if value.__class__ is bool else value
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or value.__class__ is str else str(value)
+
+
+def _no_subject(reference: Any) -> str:
+    """Why a reference means no patient of the export.
+
+    Raises:
+        SetAside: It should.
+    """
+    if not reference:
+        raise SetAside("no_patient")
+    if isinstance(reference, str) and _NO_PATIENT.search(reference):
+        return "not_a_patient"
+    raise SetAside("unknown_patient")
+
+
+def _events(rows: list[tuple], at: _Columns) -> Iterator[list[tuple]]:
+    """Splits rows into those of one event each.
+
+    Rows of one event follow one another and differ in their codings only. A new event begins where text or `part` (the
+    first code of the concept) change, and where the first coding comes again.
+    """
+    group: list[tuple] = []
+    for row in rows:
+        if group:
+            first = group[0]
+            same = first[at.part] == row[at.part] and first[at.text] == row[at.text]
+            again = all(
+                first[place] == row[place]
+                for place in (at.system, at.code, at.display, at.answer_system, at.answer_code, at.answer_display)
+            )
+            if not same or again:
+                yield group
+                group = []
+        group.append(row)
+    yield group
+
+
+def _time_reader(
+    adapter: Adapter, rule: EventRule, places: dict[str, int], index: Index
+) -> Callable[[tuple, str | None], datetime | str | None]:
+    """A function that says when a row was known, or why it cannot say."""
+    named = [time_columns(alternative) for alternative in rule.time]
+    columns = list(dict.fromkeys(column for alternative in named for column, _ in alternative))
+    alternatives = [[(columns.index(column), optional) for column, optional in alternative] for alternative in named]
+    at = [places.get(column) for column in columns]
+    zone, end_of, earliest, latest = adapter.zone, not rule.begins, adapter.earliest, adapter.latest
+    ends = index.visit_ends
+
+    def moment(text: str) -> datetime:
+        time = parse_time(text, zone, end_of)
+        if time is None:
+            raise SetAside("impossible_time")
+        if not earliest <= time <= latest:
+            raise SetAside("implausible_time")
+        return time
+
+    def read(row: tuple, visit: str | None) -> datetime | str | None:
+        times = [
+            ends.get(visit) if place is None else None if row[place] is None else moment(row[place]) for place in at
+        ]
+        for alternative in alternatives:
+            last = None
+            for place, optional in alternative:
+                time = times[place]
+                if time is None:
+                    if optional:
+                        continue
+                    last = None
+                    break
+                if last is None or time > last:
+                    last = time
+            if last is not None:
+                return "visit_open" if last is OPEN else last
+        return "no_time" if alternatives else None
+
+    return read

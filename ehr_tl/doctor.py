@@ -1,0 +1,233 @@
+"""What an export holds and which shipped pipelines it can feed, told before anything is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import polars as pl
+
+from ehr_tl.cohort import feasibility
+from ehr_tl.config import TransformerConfig, load_pipeline, pipeline_names
+from ehr_tl.convert import convert
+from ehr_tl.convert.guess import guess_adapter
+from ehr_tl.events import Events, ExportInfo
+from ehr_tl.fhir.export import open_export
+from ehr_tl.progress import track
+
+#: How many unknown codes are named, and in how many subjects at least they must occur.
+UNKNOWN_SHOWN, UNKNOWN_SUBJECTS = 8, 5
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        export: The export that was looked at.
+        adapter: Name or folder of the adapter that read it.
+        reason: Why this adapter.
+        info: Patients, end, warnings of the export.
+        events: Number of events.
+        resources: Type -> `read`, `used`, `unused`, `set_aside`, as in coverage.json.
+        systems: Per code system `system`; `kept`, `mapped`, `unmapped` as the hospital wrote it; `events`, `codes` and
+            `known` (share of events; None without any) after mapping. A visit type counts for its code's system.
+        checkpoint: The shipped checkpoint whose vocabulary `known` speaks of.
+        unknown: Frequent codes that the checkpoint has not seen: `code`, `events`, `subjects`.
+        pipelines: Per shipped pipeline `name`, `title`, `adapter` and what `ehr_tl.cohort.feasibility` says.
+    """
+
+    export: str
+    adapter: str
+    reason: str
+    info: ExportInfo
+    events: int
+    resources: dict[str, dict[str, Any]]
+    systems: list[dict[str, Any]]
+    checkpoint: str
+    unknown: list[dict[str, Any]]
+    pipelines: list[dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """All of it for a terminal; no more than codes, reasons and counts."""
+        parts = (_heading(self), _resources(self), _systems(self), _pipelines(self), _next(self))
+        return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def diagnose(export: str | Path, adapter: str | Path | None = None) -> Diagnosis:
+    """Converts an export into a temporary folder and says what can be asked of it.
+
+    Args:
+        export: Folder or zip of FHIR files.
+        adapter: Adapter name or folder; default: guessed from the first resources.
+
+    Raises:
+        ExportError: The export cannot be read or holds nothing of use.
+        AdapterError: The adapter is wrong.
+    """
+    if adapter is None:
+        name, reason = guess_adapter(open_export(export))
+    else:
+        name, reason = str(adapter), "as you asked"
+    with tempfile.TemporaryDirectory(prefix="ehr_tl_doctor_") as folder:
+        events = convert(export, name, Path(folder) / "events")
+        counts = _count(events)
+        return Diagnosis(
+            export=str(export),
+            adapter=name,
+            reason=reason,
+            info=events.export,
+            events=events.coverage["events"],
+            resources=events.coverage["resources"],
+            systems=_by_system(events.coverage["codes"], counts),
+            checkpoint=_checkpoint(),
+            unknown=_unknown(counts),
+            pipelines=[_feasible(events, name) for name in track(pipeline_names(), "Trying the shipped pipelines")],
+        )
+
+
+def _checkpoint() -> str:
+    return str(TransformerConfig().checkpoint)
+
+
+def _count(events: Events) -> pl.DataFrame:
+    """Per code `system`, `events`, `subjects` and whether it, or a parent, is `known` to the checkpoint."""
+    from ehr_tl.models.checkpoint import checkpoint_path
+    from ehr_tl.tokens.vocabulary import Vocabulary
+
+    seen = set(Vocabulary.load(checkpoint_path(_checkpoint()) / "vocabulary.json").codes)
+    parents = dict(events.codes.select("code", "parent_codes").iter_rows())
+    counts = (
+        events.scan()
+        .group_by("code")
+        .agg(pl.len().alias("events"), pl.col("subject_id").n_unique().alias("subjects"))
+        .collect()
+    )
+    known = [not seen.isdisjoint([code, *(parents.get(code) or ())]) for code in counts["code"]]
+    systems = events.coverage["codes"]
+    owner = [next((part for part in code.split("//") if part in systems), "") for code in counts["code"]]
+    return counts.with_columns(pl.Series("known", known, pl.Boolean), pl.Series("system", owner, pl.String))
+
+
+def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> list[dict[str, Any]]:
+    totals = counts.group_by("system").agg(
+        pl.col("events").sum(),
+        pl.len().alias("codes"),
+        (pl.col("events").filter("known").sum() / pl.col("events").sum()).alias("known"),
+    )
+    found = {row["system"]: row for row in totals.to_dicts()}
+    nothing = {"events": 0, "codes": 0, "known": None}
+    return [{**nothing, **found.get(system, {}), "system": system, **n} for system, n in sorted(coverage.items())]
+
+
+def _unknown(counts: pl.DataFrame) -> list[dict[str, Any]]:
+    frequent = counts.filter(~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS))
+    ordered = frequent.sort("events", "code", descending=[True, False])
+    return ordered.select("code", "events", "subjects").head(UNKNOWN_SHOWN).to_dicts()
+
+
+def _feasible(events: Events, name: str) -> dict[str, Any]:
+    pipeline = load_pipeline(name)
+    return {"name": name, "title": pipeline.title, "adapter": pipeline.adapter, **feasibility(events, pipeline)}
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _heading(found: Diagnosis) -> list[str]:
+    info = found.info
+    said = [f"{info.patients:,} patients, {found.events:,} events"]
+    if info.end:
+        said.append(f"ends {info.end:%Y-%m-%d}")
+    if info.synthetic:
+        said.append("synthetic: nobody in it exists")
+    if info.dates_shifted:
+        said.append("dates shifted per patient: nobody can be scored as of today")
+    return [
+        f"Export    {found.export}",
+        *wrap(f"Adapter   {found.adapter}: {found.reason}", _WIDTH, subsequent_indent=" " * 10),
+        *wrap(f"Records   {', '.join(said)}", _WIDTH, subsequent_indent=" " * 10),
+    ]
+
+
+def _resources(found: Diagnosis) -> list[str]:
+    rows = [
+        (kind, n["read"], n["used"], sum(n["unused"].values()), sum(n["set_aside"].values()))
+        for kind, n in sorted(found.resources.items())
+    ]
+    lines = _table(("Resources", "read", "used", "unused", "set aside"), rows)
+    for which in ("unused", "set_aside"):
+        reasons: dict[str, int] = {}
+        for kind in found.resources.values():
+            for reason, n in kind[which].items():
+                reasons[reason] = reasons.get(reason, 0) + n
+        if reasons:
+            lines += _listed(f"Why {which.replace('_', ' ')}", [f"{reason} {n:,}" for reason, n in reasons.items()])
+    return lines
+
+
+def _systems(found: Diagnosis) -> list[str]:
+    header = ("Code systems", "kept", "mapped", "unmapped", "events", "codes", "known")
+    numbers = header[1:-1]
+    rows = [
+        (row["system"], *(row[name] for name in numbers), "" if row["known"] is None else f"{row['known']:.0%}")
+        for row in found.systems
+    ]
+    lines = _table(header, rows)
+    lines += _listed(
+        "known", [f"share of events whose code, or a parent of it, the checkpoint {found.checkpoint} has seen"]
+    )
+    if found.unknown:
+        shown = [f"{row['code']} ({row['events']:,} events)" for row in found.unknown]
+        lines += _listed("Most frequent codes that it has not seen", shown)
+    return lines
+
+
+def _pipelines(found: Diagnosis) -> list[str]:
+    header = ("Pipelines", "rows", "subjects", "with outcome", "current")
+    rows = [
+        (fit["name"], fit["rows"], fit["subjects"], fit["positive_subjects"], fit["current"]) for fit in found.pipelines
+    ]
+    head, *lines = _table(header, rows)
+    told = [head]
+    for line, fit in zip(lines, found.pipelines):
+        told += [line, *wrap(fit["verdict"], _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)]
+        if not fit["positives"] and fit["absent_codes"]:
+            told += _listed("Outcome codes that never occur", fit["absent_codes"], indent=4)
+    return told
+
+
+def _next(found: Diagnosis) -> list[str]:
+    # A pipeline that names an adapter was made for that source.
+    enough = [fit for fit in found.pipelines if fit["enough"] and fit["adapter"] in (None, found.adapter)]
+    if not enough:
+        return ["No shipped pipeline has enough cases here: copy the nearest one and change its task."]
+    best = max(enough, key=lambda fit: fit["positive_subjects"])
+    return [f"Next: ehr-tl run {best['name']} --export {found.export} --adapter {found.adapter}"]
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+    """Aligned columns: names to the left and indented, numbers to the right.
+
+    Examples:
+        >>> print("\\n".join(_table(("Name", "n"), [("a", 1200), ("bcd", 3)])))
+        Name       n
+          a    1,200
+          bcd      3
+    """
+    cells = [tuple(value if isinstance(value, str) else f"{value:,}" for value in row) for row in rows]
+    table = [header, *((f"  {row[0]}", *row[1:]) for row in cells)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
+
+
+def _listed(title: str, items: list[str], most: int = 8, indent: int = 2) -> list[str]:
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    text = f"{title}: {', '.join([*items[:most], *more])}"
+    return wrap(text, _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False)

@@ -1,0 +1,167 @@
+"""How well the models did on people they had not seen: everything that `metrics.json` says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehr_tl import schema
+from ehr_tl.config import EvaluationConfig
+from ehr_tl.evaluate import curves, metrics
+from ehr_tl.evaluate.intervals import Bootstrap, number
+from ehr_tl.evaluate.subgroups import by_subgroup
+
+#: Fewest people with the outcome for an evaluation that can be relied on.
+ENOUGH = 20
+
+#: Name of the transformer that was not pretrained, in `models/comparison.parquet`.
+FROM_SCRATCH = "transformer_from_scratch"
+
+#: Pairs whose difference is stated: first minus second.
+PAIRS = (
+    (schema.BLEND, schema.LIGHTGBM),
+    (schema.TRANSFORMER, schema.LIGHTGBM),
+    (schema.BLEND, schema.TRANSFORMER),
+    (schema.TRANSFORMER, FROM_SCRATCH),
+)
+
+#: Measures whose differences are stated.
+COMPARED = ("auroc", "auprc", "brier")
+
+_KEY = ["subject_id", "prediction_time"]
+
+
+def evaluate(
+    scores: pl.DataFrame,
+    labelled: pl.DataFrame,
+    comparison: pl.DataFrame | None,
+    config: EvaluationConfig,
+    people: pl.DataFrame,
+) -> dict[str, Any]:
+    """Evaluates every model on the held-out rows.
+
+    Args:
+        scores: `schema.SCORES`; rows of the split "held_out" are evaluated, abstained ones included.
+        labelled: The cohort, `schema.COHORT`.
+        comparison: Models that give no scores: `subject_id`, `prediction_time`, `model`, `logit` (held-out).
+        config: Resamples, seed, capacity.
+        people: Birth and sex, as `ehr_tl.evaluate.demographics` gives them.
+
+    Returns:
+        JSON without NaN: `chosen`, `held_out` (counts), `enough`, `capacity`, `models` (estimates and curves by name),
+        `thresholds` and `treat_all` of the net benefit, `differences`, `subgroups`. An estimate has `value`, `lower`
+        and `upper` (95%, resampling subjects); what cannot be stated is null with a `reason`.
+    """
+    wide, names = _aligned(scores, labelled, comparison)
+    labels, subjects = wide["label"].to_numpy(), wide["subject_id"].to_numpy()
+    logits = {name: wide[name].to_numpy() for name in names}
+    capacity = _capacity(scores, wide, config.capacity)
+    measures = _measures(capacity["share"])
+    boot = Bootstrap(labels, logits, subjects, measures, config.resamples, config.seed)
+    chosen = _chosen(scores)
+    at = curves.thresholds(labels)
+    frame = wide.select(*_KEY, "label", logit=chosen)
+    return {
+        "chosen": chosen,
+        "held_out": _counts(wide),
+        "enough": _enough(wide),
+        "capacity": capacity,
+        "models": {
+            name: {**{measure: boot.estimate(name, measure) for measure in measures}, **_described(labels, logit, at)}
+            for name, logit in logits.items()
+        },
+        "thresholds": [number(t) for t in at],
+        "treat_all": curves.treat_all(labels, at),
+        "abstained": _abstained(scores, wide, chosen),
+        "differences": [
+            {"first": first, "second": second, **{name: boot.difference(first, second, name) for name in COMPARED}}
+            for first, second in PAIRS
+            if first in logits and second in logits
+        ],
+        "subgroups": by_subgroup(frame, people, config.resamples, config.seed),
+    }
+
+
+def _described(labels: np.ndarray, logit: np.ndarray, at: np.ndarray) -> dict[str, Any]:
+    """Figures without an interval, and curves."""
+    return {
+        "calibration_error": number(float(metrics.calibration_error(labels, logit, np.ones(len(labels))))),
+        **curves.ranking(labels, logit),
+        "calibration": curves.calibration_groups(labels, logit),
+        "net_benefit": curves.net_benefit(labels, logit, at),
+    }
+
+
+def _measures(share: float) -> dict[str, Any]:
+    return {
+        "auroc": metrics.auroc,
+        "auprc": metrics.auprc,
+        "brier": metrics.brier,
+        "brier_skill": metrics.brier_skill,
+        "calibration_slope": metrics.calibration_slope,
+        "calibration_intercept": metrics.calibration_intercept,
+        "observed_over_expected": metrics.observed_over_expected,
+        "sensitivity": metrics.sensitivity_at(share),
+        "precision": metrics.precision_at(share),
+    }
+
+
+def _aligned(
+    scores: pl.DataFrame, labelled: pl.DataFrame, comparison: pl.DataFrame | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """One line per row that every model scored: key, `label`, and a column of logits per model; and the models."""
+    long = [scores.filter(pl.col("split") == schema.HELD_OUT).select(*_KEY, "model", "logit")]
+    if comparison is not None and comparison.height:
+        long.append(comparison.select(*_KEY, "model", "logit"))
+    wide = pl.concat(long).pivot(on="model", index=_KEY, values="logit", maintain_order=True)
+    names = [name for name in wide.columns if name not in _KEY]
+    labels = labelled.select(*_KEY, label=pl.col("boolean_value").cast(pl.Int8))
+    return wide.drop_nulls(names).join(labels, on=_KEY).sort(_KEY), names
+
+
+def _chosen(scores: pl.DataFrame) -> str:
+    return scores.filter("chosen")["model"][0]
+
+
+def _counts(wide: pl.DataFrame) -> dict[str, Any]:
+    positive = wide.filter(pl.col("label") == 1)
+    return {
+        "rows": wide.height,
+        "subjects": wide["subject_id"].n_unique(),
+        "outcomes": positive.height,
+        "subjects_with_outcome": positive["subject_id"].n_unique(),
+        "prevalence": number(positive.height / wide.height),
+        "first": wide["prediction_time"].min().isoformat(),
+        "last": wide["prediction_time"].max().isoformat(),
+    }
+
+
+def _enough(wide: pl.DataFrame) -> dict[str, Any]:
+    people = wide.filter(pl.col("label") == 1)["subject_id"].n_unique()
+    verdict = "enough for a first judgement" if people >= ENOUGH else "too few to rely on any figure below"
+    return {"ok": people >= ENOUGH, "subjects_with_outcome": people, "needed": ENOUGH, "verdict": verdict}
+
+
+def _capacity(scores: pl.DataFrame, wide: pl.DataFrame, patients: int) -> dict[str, Any]:
+    """The list's length as a share of those asked about at one time: the current patients, else the held-out rows."""
+    current = scores.filter((pl.col("split") == schema.CURRENT_SPLIT) & pl.col("chosen")).height
+    of = current or wide.height
+    share = min(1.0, patients / of)
+    listed = round(share * wide.height)
+    return {"patients": min(patients, of), "of": of, "current": current > 0, "share": share, "held_out_rows": listed}
+
+
+def _abstained(scores: pl.DataFrame, wide: pl.DataFrame, chosen: str) -> dict[str, Any]:
+    """How many rows got no score, by split, and the AUROC on the rest."""
+    rows = scores.filter("chosen")
+    counts = {
+        split: {"rows": part.height, "abstained": int(part["abstained"].sum())}
+        for split in (schema.HELD_OUT, schema.CURRENT_SPLIT)
+        if (part := rows.filter(pl.col("split") == split)).height
+    }
+    kept = rows.filter((pl.col("split") == schema.HELD_OUT) & ~pl.col("abstained")).select(_KEY)
+    answered = wide.join(kept, on=_KEY, how="semi")
+    value = metrics.auroc(answered["label"].to_numpy(), answered[chosen].to_numpy(), np.ones(answered.height))
+    return {**counts, "auroc_of_the_rest": number(float(value)) if answered.height else None}

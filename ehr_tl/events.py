@@ -1,0 +1,92 @@
+"""The events folder: a MEDS 0.4 dataset, and what is known of the export that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ehr_tl.errors import RunError
+from ehr_tl.files import read_json
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """`metadata/export.json`: what later stages must know of the export. Times are naive UTC.
+
+    Attributes:
+        adapter: Name of the adapter that read it.
+        synthetic: Nobody in it exists; every page made from it says so.
+        notice: Attribution or warning that goes onto every page ("" for none).
+        dates_shifted: Each patient's dates were moved by an amount of their own: nobody is current.
+        transaction_time: When the export was made, where it says so.
+        latest_event: The latest event (birth and static facts excepted).
+        index_from: The adapter's earliest honest prediction time, if it declares one.
+        patients: Number of subjects.
+    """
+
+    adapter: str
+    synthetic: bool = False
+    notice: str = ""
+    dates_shifted: bool = False
+    transaction_time: datetime | None = None
+    latest_event: datetime | None = None
+    index_from: datetime | None = None
+    patients: int = 0
+
+    @property
+    def end(self) -> datetime | None:
+        """The export's end: `transaction_time`, else the latest event."""
+        return self.transaction_time or self.latest_event
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ExportInfo:
+        times = ("transaction_time", "latest_event", "index_from")
+        return cls(**{k: datetime.fromisoformat(v) if k in times and v else v for k, v in value.items()})
+
+
+class Events:
+    """An events folder opened for reading; tables are loaded at first use.
+
+    Args:
+        folder: The folder that `ehr-tl convert` wrote.
+
+    Raises:
+        RunError: The folder is not a complete MEDS dataset.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "metadata" / "export.json").is_file():
+            raise RunError(
+                f"{self.folder} is not a finished events folder: metadata/export.json is missing",
+                expected="a folder that `ehr-tl convert` wrote",
+                fix="run `ehr-tl convert EXPORT --adapter NAME --out EVENTS` first",
+            )
+
+    def scan(self) -> pl.LazyFrame:
+        """All events, lazily; columns and order as in `schema.EVENTS`."""
+        return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")))
+
+    @cached_property
+    def codes(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "metadata" / "codes.parquet")
+
+    @cached_property
+    def subjects(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "metadata" / "subjects.parquet")
+
+    @cached_property
+    def coverage(self) -> dict[str, Any]:
+        return read_json(self.folder / "metadata" / "coverage.json")
+
+    @cached_property
+    def export(self) -> ExportInfo:
+        return ExportInfo.from_json(read_json(self.folder / "metadata" / "export.json"))

@@ -1,0 +1,88 @@
+"""Bytes of plain, gzip and Zstandard files as lines, in constant memory; a cut-off file is noticed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import zstandard
+
+#: Largest line or JSON document that is decoded. More in one piece is no record of a patient.
+LARGEST = 512 << 20
+_PLAIN_STEP = 1 << 20
+_PACKED_STEP = 1 << 13  # small: eight KiB of zeros, packed, may unpack to hundreds of MiB
+
+
+class Unreadable(Exception):
+    """The bytes end before their time or cannot be unpacked; `reason` is a key of `export.FAULTS`."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(reason)
+
+
+def blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yields the content of `stream`, unpacked as the ending of `name` says.
+
+    Raises:
+        Unreadable: After what came before the damage was yielded.
+    """
+    if name.endswith(".gz"):
+        yield from _unpack(stream, lambda: zlib.decompressobj(31))
+    elif name.endswith(".zst"):
+        yield from _unpack(stream, lambda: zstandard.ZstdDecompressor().decompressobj())
+    else:
+        while block := stream.read(_PLAIN_STEP):
+            yield block
+
+
+def _unpack(stream: BinaryIO, decoder: Callable) -> Iterator[bytes]:
+    """Unpacks frames one after another; zlib and zstandard share `decompress`, `eof` and `unused_data`."""
+    frame = None
+    while packed := stream.read(_PACKED_STEP):
+        while packed.strip(b"\0") if frame is None else packed:  # zeros after a frame are padding
+            frame = frame or decoder()
+            try:
+                yield frame.decompress(packed)
+            except (zlib.error, zstandard.ZstdError) as error:
+                raise Unreadable("unreadable_file") from error
+            packed = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise Unreadable("truncated_file")
+
+
+def lines(content: Iterator[bytes]) -> Iterator[bytes | None]:
+    """Splits blocks at line feeds. A line beyond `LARGEST` is not kept: None stands in its place."""
+    pieces: list[bytes] = []
+    size = 0
+    for block in content:
+        first, *rest = block.split(b"\n")
+        size += len(first)
+        if size <= LARGEST:
+            pieces.append(first)
+        else:
+            pieces.clear()
+        if rest:
+            yield b"".join(pieces) if size <= LARGEST else None
+            *whole, last = rest
+            yield from whole
+            pieces, size = [last], len(last)
+    if size:
+        yield b"".join(pieces) if size <= LARGEST else None
+
+
+def document(content: Iterator[bytes]) -> bytes:
+    """All blocks as one.
+
+    Raises:
+        Unreadable: It is larger than `LARGEST`.
+    """
+    pieces, size = [], 0
+    for block in content:
+        pieces.append(block)
+        size += len(block)
+        if size > LARGEST:
+            raise Unreadable("too_large")
+    return b"".join(pieces)

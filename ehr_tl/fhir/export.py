@@ -1,0 +1,346 @@
+"""An export as a hospital delivers it, read resource by resource in constant memory.
+
+Formats: NDJSON (plain, gzip, Zstandard), Bundles or single resources as JSON, in folders or zip files, as written by
+FHIR Bulk Data `$export` (https://hl7.org/fhir/uv/bulkdata/) and by Synthea. A file's name is a hint only:
+`resourceType` decides.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from ehr_tl.errors import ExportError
+from ehr_tl.fhir.blocks import Unreadable, blocks, document, lines
+from ehr_tl.fhir.times import parse_time
+
+#: Why something in an export is no resource.
+FAULTS = {
+    "not_json": "the text is not JSON (cut off, NaN, or not UTF-8)",
+    "not_a_resource": "JSON without a resourceType, or a Bundle entry without a resource",
+    "too_large": "one line or document of more than 512 MiB",
+    "truncated_file": "a packed file ends too early; what came before was read",
+    "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
+}
+
+_DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
+_LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
+_MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
+_TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
+_HEAD = b'{"resourceType":"'
+_BOM = b"\xef\xbb\xbf"
+_BOMB_RATIO, _BOMB_SIZE = 200, 1 << 30
+_MANIFEST_SIZE = 16 << 20
+
+
+class Read(NamedTuple):
+    """One physical resource, or what stood in its place.
+
+    Attributes:
+        resource: The decoded resource; None when there is a fault.
+        type: Its `resourceType`; `?` when there is a fault.
+        file: Name below the export folder; `archive.zip/member` inside a zip.
+        line: Line of NDJSON, or number of the Bundle's entry, from 1.
+        full_url: The Bundle entry's `fullUrl`.
+        fault: A key of `FAULTS`.
+    """
+
+    resource: dict[str, Any] | None
+    type: str
+    file: str
+    line: int
+    full_url: str | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportFile:
+    """A file that should hold resources.
+
+    Attributes:
+        path: Where it is, or the zip that it is in.
+        name: As in `Read.file`.
+        member: Its name inside the zip.
+        size: Bytes on disk, packed if it is.
+    """
+
+    path: Path
+    name: str
+    size: int
+    member: str | None = None
+
+    @property
+    def type(self) -> str | None:
+        """What the name says of the content: `Patient` for `Patient.000.ndjson.gz`; None for Bundles."""
+        first, *rest = PurePosixPath(self.name).name.split(".")
+        return first if _TYPE.fullmatch(first) and any(part.lower() == "ndjson" for part in rest) else None
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files of an export.
+
+    Attributes:
+        path: Folder or file that was opened.
+        files: Files that should hold resources, sorted by name.
+        ignored: Names of all others; they are left alone.
+        transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
+    """
+
+    path: Path
+    files: tuple[ExportFile, ...]
+    ignored: tuple[str, ...]
+    transaction_time: datetime | None
+
+    def check_outside(self, out: str | Path) -> None:
+        """Sees to it that what is made of an export does not become a part of it.
+
+        Raises:
+            ExportError: `out` lies in the export's folder.
+        """
+        if Path(out).resolve().is_relative_to(self.path.resolve()):
+            raise ExportError(
+                f"{out} lies inside the export {self.path}",
+                expected="a folder elsewhere: the next time its files would be read as records",
+                fix="name one with --out",
+            )
+
+    def read(self, types: set[str] | None = None) -> Iterator[Read]:
+        """Yields every resource once, and a fault for whatever should have been one.
+
+        Args:
+            types: Only resources of these types, and no faults: a quick extra pass. None reads everything.
+        """
+        for file in self.files:
+            yield from self.read_file(file, types)
+
+    def read_file(self, file: ExportFile, types: set[str] | None = None) -> Iterator[Read]:
+        """Like `read`, for one of `files`."""
+        reader = _read_lines if _LINES.search(file.name) else _read_document
+        reads = reader(file, {name.encode() for name in types or ()})
+        return reads if types is None else (read for read in reads if read.type in types)
+
+
+def open_export(path: str | Path) -> Export:
+    """Looks through a folder or file for resources; nothing but manifests is read yet.
+
+    Args:
+        path: A folder, a zip, an NDJSON file or a Bundle.
+
+    Raises:
+        ExportError: There is nothing to read, or a zip is damaged or would climb out of its folder or swell beyond
+            all measure.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ExportError(
+            f"There is no export at {path}",
+            expected="a folder or zip of FHIR R4 files",
+            fix=f"check the path (relative ones start at {Path.cwd()})",
+        )
+    files, ignored, times = [], [], []
+    for file in sorted(_walk(path), key=lambda file: file.name):
+        name = PurePosixPath(file.name).name
+        if name.startswith(".") or file.name.startswith("__MACOSX/") or not _DATA.search(name):
+            ignored.append(file.name)
+        elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
+            ignored.append(file.name)
+            times += manifest
+        else:
+            files.append(file)
+    if not any(file.size for file in files):
+        raise _nothing(path, files, ignored)
+    return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+
+
+def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:
+    if files:
+        problem = f"{path} holds data files ({len(files)}), but all of them are empty"
+    elif ignored:
+        some = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
+        problem = f"{path} holds no file that could be FHIR (found: {some})"
+    else:
+        problem = f"{path} is empty"
+    return ExportError(
+        problem,
+        expected="Type.ndjson, Type.ndjson.gz or .zst, *.json Bundles, or a zip of them",
+        fix="name the folder that the FHIR export was written to; other formats must be exported as FHIR R4 JSON",
+    )
+
+
+def _walk(path: Path) -> Iterator[ExportFile]:
+    """All files at or below `path`, the members of zip files included; links to folders are not followed."""
+    if path.is_file():
+        yield from _expand(path, path.name)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if file.is_file():
+                yield from _expand(file, file.relative_to(path).as_posix())
+
+
+def _expand(path: Path, name: str) -> Iterator[ExportFile]:
+    if not name.lower().endswith(".zip") or path.name.startswith("."):
+        yield ExportFile(path, name, path.stat().st_size)
+        return
+    try:
+        members = [member for member in _archive(path, path.stat().st_mtime_ns).infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ExportError(
+            f"{name} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
+        ) from error
+    for member in members:
+        _check_member(member, name)
+        yield ExportFile(path, f"{name}/{member.filename}", member.compress_size, member.filename)
+
+
+def _check_member(member: zipfile.ZipInfo, archive: str) -> None:
+    inside = PurePosixPath(member.filename.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+        raise ExportError(
+            f"{archive} holds a member whose name leads out of the archive",
+            fix="do not trust this file; ask its sender",
+        )
+    if member.file_size > _BOMB_SIZE and member.file_size > _BOMB_RATIO * member.compress_size:
+        raise ExportError(
+            f"{archive} holds a member that would unpack to {member.file_size >> 20:,} MiB from almost nothing",
+            fix="do not trust this file; ask its sender",
+        )
+
+
+def _manifest(file: ExportFile) -> list[datetime] | None:
+    """The `transactionTime`s of a Bulk Data manifest or export log; None where the file holds resources."""
+    if file.size > _MANIFEST_SIZE:
+        return None
+    try:
+        with _content(file) as content:
+            text = document(content).removeprefix(_BOM)
+        values = [orjson.loads(line) for line in (text.splitlines() if _LINES.search(file.name) else [text])]
+    except (Unreadable, ValueError):
+        return None
+    if not all(isinstance(value, dict) and "resourceType" not in value for value in values):
+        return None
+    details = [value["eventDetail"] if isinstance(value.get("eventDetail"), dict) else value for value in values]
+    times = [parse_time(str(detail.get("transactionTime")), UTC, end_of=False) for detail in details]
+    return [time for time in times if time]
+
+
+@contextmanager
+def _open(file: ExportFile) -> Iterator[BinaryIO]:
+    if file.member is None:
+        with file.path.open("rb") as stream:
+            yield stream
+    else:
+        with _archive(file.path, file.path.stat().st_mtime_ns).open(file.member) as stream:
+            yield stream
+
+
+@lru_cache(maxsize=4)
+def _archive(path: Path, written: int) -> zipfile.ZipFile:
+    """A zip, kept open: its table of contents is long where it holds a Bundle for each patient."""
+    return zipfile.ZipFile(path)
+
+
+@contextmanager
+def _content(file: ExportFile) -> Iterator[Iterator[bytes]]:
+    """The file's unpacked blocks; every way in which reading may fail becomes `Unreadable`."""
+    try:
+        with _open(file) as stream:
+            yield blocks(stream, file.name.lower())
+    except EOFError as error:
+        raise Unreadable("truncated_file") from error
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError) as error:
+        raise Unreadable("unreadable_file") from error
+
+
+def _may_hold(text: bytes | None, types: set[bytes]) -> bool:
+    """Whether undecoded JSON may hold a resource of one of the types (of any, if there are none)."""
+    if not types:
+        return True
+    if not text:
+        return False
+    if text.startswith(_HEAD):
+        kind = text[len(_HEAD) : text.find(b'"', len(_HEAD))]
+        return kind in types or (kind == b"Bundle" and any(name in text for name in types))
+    return any(b'"%s"' % name in text for name in types)
+
+
+def _read_lines(file: ExportFile, types: set[bytes]) -> Iterator[Read]:
+    """Reads NDJSON; lines that cannot be of one of the types are not decoded."""
+    number, name, loads = 0, file.name, orjson.loads
+    try:
+        with _content(file) as content:
+            for number, line in enumerate(lines(content), start=1):
+                if not _may_hold(line, types):
+                    continue
+                if number == 1 and line:
+                    line = line.removeprefix(_BOM)
+                try:
+                    value = loads(line) if line is not None else None
+                except ValueError:
+                    if line and not line.isspace():
+                        yield _fault("not_json", name, number)
+                    continue
+                if line is None:
+                    yield _fault("too_large", name, number)
+                    continue
+                for resource, _, full_url in _resources(value):
+                    yield _read(resource, name, number, full_url)
+    except Unreadable as error:
+        yield _fault(error.reason, name, number + 1)
+
+
+def _read_document(file: ExportFile, types: set[bytes]) -> Iterator[Read]:
+    """Reads a Bundle or a single resource."""
+    try:
+        with _content(file) as content:
+            text = document(content).removeprefix(_BOM)
+    except Unreadable as error:
+        yield _fault(error.reason, file.name, 1)
+        return
+    if not _may_hold(text, types):
+        return
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        yield _fault("not_json", file.name, 1)
+        return
+    for resource, number, full_url in _resources(value):
+        yield _read(resource, file.name, number, full_url)
+
+
+def _resources(value: Any, full_url: str | None = None) -> Iterator[tuple[Any, int, str | None]]:
+    """Yields `value`, or what a Bundle holds (Bundles in it too), with the entry's number and `fullUrl`."""
+    if not isinstance(value, dict) or value.get("resourceType") != "Bundle":
+        yield value, 1, full_url
+        return
+    entries = value.get("entry") or []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        entry = entry if isinstance(entry, dict) else {}
+        url = entry.get("fullUrl")
+        for resource, _, inner in _resources(entry.get("resource"), url if isinstance(url, str) else None):
+            yield resource, number, inner
+
+
+def _read(resource: Any, file: str, line: int, full_url: str | None) -> Read:
+    if resource.__class__ is dict:
+        kind = resource.get("resourceType")
+        if kind.__class__ is str and _TYPE.fullmatch(kind):
+            return Read(resource, kind, file, line, full_url)
+    return _fault("not_a_resource", file, line)
+
+
+def _fault(reason: str, file: str, line: int) -> Read:
+    return Read(None, "?", file, line, None, reason)

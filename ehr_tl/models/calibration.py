@@ -1,0 +1,160 @@
+"""Calibration that is affine on the logit, so that explanations keep adding up.
+
+What is fitted depends on what the number of events allows: nothing unless a test says that it is needed, an intercept
+below `FEW` events, a slope shrunk towards 1 above. Isotonic regression is never used: it breaks additivity and does
+worst at these numbers. Intervals and the test take subjects, not rows, as independent (sandwich covariance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+FEW = 50  # positive subjects below which a slope is not estimated
+SLOPE_SPREAD = 0.5  # standard deviation of the prior of the slope about 1
+LEVEL = 0.05  # of the test whether calibration is needed
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`intercept + slope * logit`, and how sure it is.
+
+    Attributes:
+        intercept, slope: The map.
+        covariance: Of intercept and slope, row by row: (aa, ab, ba, bb). Not zero where the test found no need of
+            calibration: that the map is the identity is then an estimate too.
+        method: "none", "intercept" or "slope".
+        events: Positive subjects that it was fitted on.
+    """
+
+    intercept: float = 0.0
+    slope: float = 1.0
+    covariance: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    method: str = "none"
+    events: int = 0
+
+    def __call__(self, logit: np.ndarray) -> np.ndarray:
+        return self.intercept + self.slope * logit
+
+    def variance(self, logit: np.ndarray) -> np.ndarray:
+        """Variance of the calibrated logit by the delta method; `logit` is the uncalibrated one."""
+        aa, ab, ba, bb = self.covariance
+        return np.maximum(aa + (ab + ba) * logit + bb * logit**2, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Calibration:
+        return cls(**{**value, "covariance": tuple(value["covariance"])})
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Probability of a logit, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logit, dtype=float)))
+
+
+def calibrate(logit: np.ndarray, label: np.ndarray, subject: np.ndarray) -> Calibration:
+    """Fits what the number of events allows, on predictions for subjects that the model has not seen.
+
+    Args:
+        logit: Uncalibrated log odds, shape (n,).
+        label: 0 or 1, shape (n,).
+        subject: Whom each row belongs to, shape (n,).
+    """
+    from scipy.stats import chi2
+
+    events = len(np.unique(subject[label == 1]))
+    with_slope = events >= FEW
+    design = np.column_stack([np.ones_like(logit), logit])[:, : 2 if with_slope else 1]
+    offset = np.zeros_like(logit) if with_slope else logit
+    identity = np.array([0.0, 1.0])[: design.shape[1]]
+    fitted = fit_logistic(design, label, offset, centre=identity, precision=_precision(design.shape[1]))
+    if with_slope and fitted[1] < 0:  # worse than chance: never turned round
+        rate = label.mean()
+        fitted = np.array([np.log(rate / (1 - rate)), 0.0])
+    covariance = _sandwich(design, label, offset, fitted, subject)
+    away = fitted - identity
+    needed = away @ np.linalg.pinv(covariance) @ away > chi2.ppf(1 - LEVEL, len(away))
+    chosen = fitted if needed else identity
+    full = np.zeros((2, 2))
+    full[: len(away), : len(away)] = covariance
+    return Calibration(
+        intercept=float(chosen[0]),
+        slope=float(chosen[1]) if with_slope else 1.0,
+        covariance=tuple(full.ravel().tolist()),
+        method=("slope" if with_slope else "intercept") if needed else "none",
+        events=events,
+    )
+
+
+def level(logit: np.ndarray, label: np.ndarray) -> float:
+    """What must be added to `logit` so that as many events are expected as there are in `label`."""
+    ones = np.ones((len(label), 1))
+    return float(fit_logistic(ones, label, logit, centre=np.zeros(1), precision=np.zeros(1))[0])
+
+
+def _precision(size: int) -> np.ndarray:
+    return np.array([0.0, 1.0 / SLOPE_SPREAD**2])[:size]
+
+
+def fit_logistic(
+    design: np.ndarray, label: np.ndarray, offset: np.ndarray, *, centre: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
+    """Logistic regression with an offset and a normal prior (`centre`, `precision`), by damped Newton steps."""
+
+    def loss(beta: np.ndarray) -> float:
+        logit = offset + design @ beta
+        prior = 0.5 * float(precision @ (beta - centre) ** 2)
+        return float(np.sum(np.logaddexp(0.0, logit) - label * logit)) + prior
+
+    beta = centre.astype(float)
+    for _ in range(100):
+        p = sigmoid(offset + design @ beta)
+        gradient = design.T @ (p - label) + precision * (beta - centre)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(precision) + 1e-10 * np.eye(len(beta))
+        step, size, before = np.linalg.solve(hessian, gradient), 1.0, loss(beta)
+        while loss(beta - size * step) > before and size > 1e-6:
+            size /= 2
+        beta = beta - size * step
+        if np.max(np.abs(size * step)) < 1e-9:
+            break
+    return beta
+
+
+def _sandwich(
+    design: np.ndarray, label: np.ndarray, offset: np.ndarray, beta: np.ndarray, subject: np.ndarray
+) -> np.ndarray:
+    """Covariance of `beta` when rows of one subject depend on each other (Liang and Zeger, Biometrika 1986)."""
+    p = sigmoid(offset + design @ beta)
+    bread = np.linalg.pinv((design * (p * (1 - p))[:, None]).T @ design + np.diag(_precision(len(beta))))
+    _, cluster = np.unique(subject, return_inverse=True)
+    scores = np.zeros((cluster.max() + 1, design.shape[1]))
+    np.add.at(scores, cluster, design * (label - p)[:, None])
+    return bread @ (scores.T @ scores) @ bread
+
+
+def stacking_weight(first: np.ndarray, second: np.ndarray, label: np.ndarray, *, spread: float = 0.15) -> float:
+    """Weight of `first` in `w * first + (1 - w) * second`, by likelihood, shrunk towards one half.
+
+    Few events hardly move it from one half, hundreds let it go where the likelihood is highest.
+
+    Args:
+        first, second: Calibrated log odds of the two models, shape (n,).
+        label: 0 or 1, shape (n,).
+        spread: Standard deviation of the prior about one half.
+    """
+
+    def loss(weight: float) -> float:
+        logit = weight * first + (1 - weight) * second
+        ones = np.ones((len(label), 1))
+        shift = fit_logistic(ones, label, logit, centre=np.zeros(1), precision=np.zeros(1))[0]
+        return (
+            float(np.sum(np.logaddexp(0.0, logit + shift) - label * (logit + shift)))
+            + 0.5 * ((weight - 0.5) / spread) ** 2
+        )
+
+    weights = np.linspace(0.0, 1.0, 21)
+    return float(min(weights, key=loss))

@@ -1,0 +1,189 @@
+"""Checkpoint folders: config.json, model.safetensors, vocabulary.json, MODEL_CARD.md.
+
+They are opened offline and read-only. Nothing in them is executed: no pickle, no code of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ehr_tl.errors import CheckpointError
+from ehr_tl.files import read_json, whole, write_json
+from ehr_tl.resources import checkpoints
+
+if TYPE_CHECKING:
+    import torch
+
+    from ehr_tl.models.network import EhrModel
+    from ehr_tl.tokens.vocabulary import Vocabulary
+
+CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "MODEL_CARD.md"
+_EXECUTABLE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".py")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained network with what it needs to read records.
+
+    Attributes:
+        model: The network, in evaluation mode, single precision.
+        vocabulary: How it reads codes and values.
+        card: Its model card, Markdown.
+        path: Where it was opened.
+    """
+
+    model: EhrModel
+    vocabulary: Vocabulary
+    card: str
+    path: Path
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """The folder of a checkpoint given by path or shipped name.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    shipped = checkpoints() / str(name)
+    if shipped.is_dir() and shipped.parent == checkpoints():
+        return shipped
+    names = sorted(each.name for each in checkpoints().glob("*") if each.is_dir())
+    raise CheckpointError(
+        f"There is no checkpoint {str(name)!r}", expected=f"a folder or one of: {', '.join(names) or '(none ships)'}"
+    )
+
+
+def check_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint; looks at the names of its files only, so that it is quick.
+
+    Raises:
+        CheckpointError: There is none, a file is missing, or something in the folder could execute code.
+    """
+    path = checkpoint_path(name)
+    _check_files(path)
+    return path
+
+
+def load_checkpoint(name: str | Path) -> Checkpoint:
+    """Opens a checkpoint folder, or a shipped checkpoint by name, without network access.
+
+    Raises:
+        CheckpointError: A file is missing or broken, something in the folder could execute code, or sizes disagree.
+    """
+    from ehr_tl.tokens.vocabulary import Vocabulary
+
+    path = check_checkpoint(name)
+    config = _config(path / CONFIG)
+    vocabulary = Vocabulary.load(path / VOCABULARY)
+    model = load_model(path, config)
+    fitted = model.config.fitted(vocabulary)
+    if fitted.to_dict() != model.config.to_dict():
+        raise CheckpointError(
+            f"{path}: {VOCABULARY} has {len(vocabulary.codes)} codes, {len(vocabulary.valued)} of them with values, "
+            f"and {CONFIG} says otherwise",
+            expected="both from one checkpoint",
+            fix="copy the checkpoint again, all its files together",
+        )
+    return Checkpoint(model, vocabulary, (path / CARD).read_text(encoding="utf-8"), path)
+
+
+def _check_files(path: Path) -> None:
+    unsafe = sorted(each.name for each in path.rglob("*") if each.suffix.lower() in _EXECUTABLE)
+    if unsafe:
+        raise CheckpointError(
+            f"{path} holds {', '.join(unsafe)}, a kind of file that can execute code when it is opened",
+            expected=f"{CONFIG}, {WEIGHTS}, {VOCABULARY} and {CARD} alone",
+            fix="remove it, or take a checkpoint in safetensors format from someone whom you trust",
+        )
+    missing = [each for each in (CONFIG, WEIGHTS, VOCABULARY, CARD) if not (path / each).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no complete checkpoint: {', '.join(missing)} missing", fix="copy the whole folder again"
+        )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = read_json(path)
+        kind = config.get("model_type")
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{path} is no JSON object", fix="copy the checkpoint again") from None
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{path} names code of its own to be executed (auto_map)",
+            expected="a checkpoint of this package, which needs none",
+            fix="take a checkpoint from someone whom you trust",
+        )
+    if kind != "ehr_tl":
+        raise CheckpointError(f"{path} describes a model of type {kind!r}", expected="model_type 'ehr_tl'")
+    return config
+
+
+def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
+    """Opens config.json and model.safetensors of a folder as a network in evaluation mode, single precision."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ehr_tl.models.network import EhrConfig, EhrModel
+
+    try:
+        model = EhrModel(EhrConfig.from_dict(config if config is not None else _config(folder / CONFIG)))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is no valid configuration ({type(error).__name__})") from None
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError:
+        raise CheckpointError(f"{folder / WEIGHTS} is broken or cut off", fix="copy the checkpoint again") from None
+    _check_shapes(folder, model, tensors)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _check_shapes(folder: Path, model: EhrModel, tensors: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors differ, the first is {name} with shape "
+            f"{found.get(name, 'missing')}",
+            expected=f"shape {expected.get(name, 'none of that name')}",
+            fix="copy the checkpoint again, all its files together",
+        )
+
+
+def save_model(model: EhrModel, folder: Path) -> None:
+    """Writes config.json and model.safetensors, half precision, into a folder that exists."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    with whole(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    config = {**model.config.to_diff_dict(), "architectures": [type(model).__name__], "dtype": "float16"}
+    write_json(folder / CONFIG, config)
+
+
+def save_checkpoint(folder: Path, model: EhrModel, vocabulary: Vocabulary, card: str) -> None:
+    """Writes a checkpoint folder, whole or not at all."""
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        save_model(model, temporary)
+        vocabulary.save(temporary / VOCABULARY)
+        (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def round_to_half(model: EhrModel) -> None:
+    """Rounds weights to what half precision can hold, so that a saved model is the model that was evaluated."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())

@@ -1,0 +1,196 @@
+"""The network: a Llama decoder over time slots.
+
+A slot is the sum of its events' embeddings; an event is its code (itself, its ancestors, the words of its description)
+and its value (between two quantile bins). Time enters as the rotary position, in hours, so that the gap between two
+slots is what attention sees. Query slots carry a mark and are read out.
+
+`EhrModel` and `EhrConfig` are registered with `transformers`: `AutoModel.from_pretrained` opens a checkpoint folder
+once this module was imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, PreTrainedModel
+
+from ehr_tl.tokens.batches import Batch
+from ehr_tl.tokens.vocabulary import Encoding, Vocabulary
+
+
+@strict
+class EhrConfig(LlamaConfig):
+    """Llama's configuration (`vocab_size` counts the known codes and one for "not known") and what slots need.
+
+    Attributes:
+        buckets: Hash buckets for words.
+        bins: Value bins of a code.
+        valued: Codes that have value bins of their own.
+        slot_hours: Width of a slot in pretraining.
+        max_slots: Slots that a row looks back on.
+        time_unit_hours: One step of the rotary position.
+        outcomes: Codes whose occurrence the network was pretrained to foretell.
+        horizons_days: Within how many days.
+    """
+
+    model_type = "ehr_tl"
+
+    vocab_size: int = 1
+    hidden_size: int = 96
+    intermediate_size: int = 256
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 3
+    use_cache: bool = False
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    buckets: int = 4096
+    bins: int = 12
+    valued: int = 1
+    slot_hours: float = 24.0
+    max_slots: int = 256
+    time_unit_hours: float = 24.0
+    outcomes: list[str] | None = None
+    horizons_days: list[int] | None = None
+
+    def fitted(self, vocabulary: Vocabulary) -> EhrConfig:
+        """The same with the sizes that a vocabulary asks for."""
+        sizes = {
+            "vocab_size": len(vocabulary.codes) + 1,
+            "valued": len(vocabulary.valued),
+            "buckets": vocabulary.buckets,
+            "bins": vocabulary.bins,
+        }
+        return EhrConfig.from_dict({**self.to_dict(), **sizes})
+
+
+@dataclass(frozen=True)
+class CodeBook:
+    """The codes of some records as a vocabulary knows them (`Encoding`), as tensors."""
+
+    own: Tensor
+    ancestors: Tensor
+    ancestor_offsets: Tensor
+    words: Tensor
+    word_offsets: Tensor
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> CodeBook:
+        return cls(**{name: torch.from_numpy(getattr(encoding, name)) for name in cls.__dataclass_fields__})
+
+    def forget(self, hidden: Tensor) -> CodeBook:
+        """The same with some codes (a mask) no longer known by themselves: only by their relatives and words."""
+        return CodeBook(**{**self.__dict__, "own": self.own.masked_fill(hidden, 0)})
+
+
+class EhrModel(PreTrainedModel):
+    """Time slots in, one vector for each query slot out.
+
+    A pretrained one has a linear head `foretell` on these: log odds of each outcome within each horizon, horizons
+    innermost.
+    """
+
+    config_class = EhrConfig
+    base_model_prefix = "ehr"
+    _supports_sdpa = True
+
+    def __init__(self, config: EhrConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.backbone = LlamaModel(config)  # its token embedding holds the codes that are known by themselves
+        self.words = nn.Embedding(config.buckets, width)
+        self.code_bins = nn.Embedding((config.valued + 1) * config.bins, width)
+        self.shared_bins = nn.Embedding(config.bins, width)
+        self.query_mark = nn.Embedding(1, width)
+        self.slot_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        if config.outcomes:
+            self.foretell = nn.Linear(width, len(config.outcomes) * len(config.horizons_days))
+        self.post_init()
+
+    def forward(self, batch: Batch, book: CodeBook) -> Tensor:
+        """Vectors of the batch's query slots, shape (R, hidden_size)."""
+        hidden = self.contextualise(self.slots(batch, self.events(batch, book)), batch)
+        return hidden.flatten(0, 1)[torch.from_numpy(batch.query)]
+
+    def codes(self, book: CodeBook) -> Tensor:
+        """Embeddings of all codes of a book, shape (C, hidden_size)."""
+        table = self.backbone.embed_tokens.weight
+        own = F.embedding(book.own, table, padding_idx=0)
+        ancestors = F.embedding_bag(book.ancestors, table, book.ancestor_offsets, mode="mean")
+        return own + ancestors + F.embedding_bag(book.words, self.words.weight, book.word_offsets, mode="mean")
+
+    def events(self, batch: Batch, book: CodeBook) -> Tensor:
+        """Embeddings of the batch's events, shape (E, hidden_size)."""
+        embedded = F.embedding(torch.from_numpy(batch.code), self.codes(book))
+        valued = np.flatnonzero(batch.bin >= 0)
+        width = self.config.hidden_size
+        bins = (self.code_bins.weight.view(-1, self.config.bins, width) + self.shared_bins.weight).view(-1, width)
+        low = torch.from_numpy(batch.bin[valued])
+        fraction = torch.from_numpy(batch.fraction[valued]).unsqueeze(1)
+        value = F.embedding(low, bins) * (1 - fraction) + F.embedding(low + 1, bins) * fraction
+        return embedded.index_add(0, torch.from_numpy(valued), value)
+
+    def slots(self, batch: Batch, events: Tensor) -> Tensor:
+        """Sums of events by slot, marked and normalised, shape (B, L, hidden_size)."""
+        total = events.new_zeros(batch.position.size, self.config.hidden_size)
+        return self.finish(total.index_add(0, torch.from_numpy(batch.place), events), batch)
+
+    def finish(self, total: Tensor, batch: Batch) -> Tensor:
+        """Marks and normalises sums of events, shape (..., B * L, hidden_size) to (..., B, L, hidden_size)."""
+        query = torch.from_numpy(batch.query)
+        mark = self.query_mark.weight.expand(*total.shape[:-2], len(query), -1)
+        return self.slot_norm(total.index_add(-2, query, mark)).unflatten(-2, batch.shape)
+
+    def contextualise(self, slots: Tensor, batch: Batch, filled: Tensor | None = None) -> Tensor:
+        """What each slot knows after looking back, shape (n, L, hidden_size).
+
+        Args:
+            slots: Shape (n, L, hidden_size), n a multiple of B: the batch, perhaps several times.
+            batch: Where its slots stand and what they may see.
+            filled: Slots that can be looked at, shape (n, L); None: those that hold events.
+        """
+        copies = slots.shape[0] // batch.shape[0]
+        if filled is None:
+            filled = torch.from_numpy(batch.filled()).view(batch.shape)
+        position = torch.from_numpy(batch.position) / self.config.time_unit_hours
+        return self.backbone(
+            inputs_embeds=slots,
+            attention_mask=_mask(batch, filled),
+            position_ids=position.repeat(copies, 1),
+        ).last_hidden_state
+
+
+def _mask(batch: Batch, filled: Tensor) -> Tensor:
+    """Additive attention mask, shape (n, 1, L, L): every slot sees itself and the filled whole slots before it.
+
+    It is spelled out because `transformers` takes gaps in `position_ids` for borders of packed sequences when it is
+    given no mask.
+    """
+    length = batch.shape[1]
+    copies = filled.shape[0] // batch.shape[0]
+    before = torch.ones(length, length, dtype=torch.bool).tril()
+    seen = before & (filled & torch.from_numpy(batch.whole).repeat(copies, 1)).unsqueeze(1)
+    seen = seen | torch.eye(length, dtype=torch.bool)
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).unsqueeze(1)
+
+
+def extended(model: EhrModel, vocabulary: Vocabulary) -> EhrModel:
+    """A copy of a model with room for the codes that a vocabulary added; what is new is zero and changes nothing."""
+    larger = EhrModel(model.config.fitted(vocabulary))
+    state = larger.state_dict()
+    for name, old in model.state_dict().items():
+        if old.shape != state[name].shape:
+            state[name].zero_()
+            state[name][: len(old)] = old
+        else:
+            state[name].copy_(old)
+    return larger.train(model.training)
+
+
+AutoConfig.register(EhrConfig.model_type, EhrConfig, exist_ok=True)
+AutoModel.register(EhrConfig, EhrModel, exist_ok=True)

@@ -1,0 +1,60 @@
+"""Progress of long work, on stderr: bars for people at a terminal, a plain line per step for logs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger("ehr_tl")
+
+
+class Bar(Protocol):
+    def advance(self, steps: float = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def bar(description: str, total: float | None = None) -> Iterator[Bar]:
+    """A progress bar with time left. At a terminal it is drawn; else one log line tells that the work began."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        log.info(description)
+
+        class Silent:
+            def advance(self, steps: float = 1, note: str = "") -> None:
+                pass
+
+        yield Silent()
+        return
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=total, note="")
+
+        class Drawn:
+            def advance(self, steps: float = 1, note: str = "") -> None:
+                progress.update(task, advance=steps, **({"note": note} if note else {}))
+
+        yield Drawn()
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` while a bar shows how many are done."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    with bar(description, total) as progress:
+        for item in items:
+            yield item
+            progress.advance()

@@ -1,0 +1,197 @@
+"""Numbers and verdicts as people read them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from ehr_tl import schema
+from ehr_tl.evaluate import FROM_SCRATCH
+from ehr_tl.report.context import ReportInputs
+
+MODELS = {
+    schema.BLEND: "Blend",
+    schema.TRANSFORMER: "Transformer",
+    FROM_SCRATCH: "Transformer from scratch",
+    schema.LIGHTGBM: "LightGBM",
+}
+
+
+def percent(share: float | None) -> str:
+    """A share with as many digits as mean something.
+
+    Examples:
+        >>> [percent(x) for x in (0.0, 0.0004, 0.0123, 0.345, 0.996, 1.0)]
+        ['0%', '0.04%', '1.2%', '34%', '99.6%', '100%']
+    """
+    if share is None:
+        return "\u2013"
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f}%"
+    if value < 0.095:
+        return f"{value:.2f}%"
+    return f"{value:.1f}%" if value < 9.95 or value >= 99.05 else f"{value:.0f}%"
+
+
+def count(number: float) -> str:
+    """A count with thin spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count with its noun.
+
+    Examples:
+        >>> counted(1, "person", "people"), counted(3, "row")
+        ('1 person', '3 rows')
+    """
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    return "\u2013" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def interval(estimate: dict[str, Any], show: Any = decimal) -> str:
+    """The interval of an estimate, "" where there is none."""
+    if estimate["lower"] is None:
+        return ""
+    return f"{show(estimate['lower'])} to {show(estimate['upper'])}"
+
+
+def within(horizon: timedelta | None) -> str:
+    """The horizon in words.
+
+    Examples:
+        >>> within(timedelta(365)), within(timedelta(730)), within(timedelta(30)), within(timedelta(hours=48))
+        ('within a year', 'within 2 years', 'within 30 days', 'within 48 hours')
+    """
+    if horizon is None:
+        return "by the end of its window"
+    years = horizon / timedelta(365.25)
+    if years > 0.99 and abs(years - round(years)) < 0.02:
+        return "within a year" if round(years) == 1 else f"within {round(years)} years"
+    if horizon <= timedelta(3):
+        return f"within {round(horizon / timedelta(hours=1))} hours"
+    return f"within {round(horizon / timedelta(1))} days"
+
+
+def answer(inputs: ReportInputs) -> list[str]:
+    """The answer to the pipeline's question, in sentences that need no statistics."""
+    metrics = inputs.metrics
+    if not metrics["enough"]["ok"]:
+        people = metrics["enough"]["subjects_with_outcome"]
+        caution = f"Only {counted(people, 'person', 'people')} in this export had the outcome. Below "
+        caution += f"{metrics['enough']['needed']}, no figure here is firm: take the list as a demonstration."
+        return [_listed(inputs), caution, _past(inputs)]
+    return [_listed(inputs), _past(inputs), _ranked(metrics), _calibrated(metrics)]
+
+
+def _listed(inputs: ReportInputs) -> str:
+    current = inputs.current
+    scored = current.filter(~current["abstained"])
+    if inputs.export.dates_shifted:
+        return (
+            "The dates of this export were shifted per patient, so nobody can be scored for today; what follows is how "
+            "the score would have done."
+        )
+    if scored.is_empty():
+        return "Nobody in this export meets the criteria on the as-of date, so there is no worklist."
+    top = scored.head(inputs.metrics["capacity"]["patients"])
+    low, high = percent(top["risk"].min()), percent(top["risk"].max())
+    span = f"a risk of {high}" if low == high else f"risks from {low} to {high}"
+    words = f"On {day(inputs.as_of)}, {counted(scored.height, 'patient')} could be scored. "
+    words += f"The {top.height} highest have {span}; the median of all is {percent(scored['risk'].median())}."
+    silent = current.height - scored.height
+    return words + (f" No score is given for {counted(silent, 'patient')}; the worklist says why." if silent else "")
+
+
+def _past(inputs: ReportInputs) -> str:
+    capacity, model = inputs.metrics["capacity"], inputs.metrics["models"][inputs.metrics["chosen"]]
+    found, right = model["sensitivity"], model["precision"]
+    if found["value"] is None:
+        return "How many outcomes such a list would have found cannot be said."
+    words = (
+        f"Tried on people the models had not seen, a list of {capacity['patients']} of {count(capacity['of'])} found "
+    )
+    words += f"{percent(found['value'])} of those with the outcome"
+    words += f" (95% interval {interval(found, percent)})" if interval(found) else ""
+    if not right["value"]:
+        return words + "."
+    return (
+        words
+        + f"; of those listed, {percent(right['value'])} had it, about one in {max(1, round(1 / right['value']))}."
+    )
+
+
+def _ranked(metrics: dict[str, Any]) -> str:
+    estimate = metrics["models"][metrics["chosen"]]["auroc"]
+    if estimate["value"] is None:
+        return ""
+    words = (
+        f"Someone with the outcome was ranked above someone without it {round(100 * estimate['value'])} times in 100"
+    )
+    words += f" ({round(100 * estimate['lower'])} to {round(100 * estimate['upper'])})." if estimate["lower"] else "."
+    if estimate["lower"] is not None and estimate["lower"] <= 0.5:
+        words += " That may be chance."
+    return words
+
+
+def _calibrated(metrics: dict[str, Any]) -> str:
+    model = metrics["models"][metrics["chosen"]]
+    ratio, slope = model["observed_over_expected"], model["calibration_slope"]
+    if ratio["value"] is None:
+        return ""
+    words = f"For every 100 outcomes predicted, {round(100 * ratio['value'])} came"
+    if ratio["lower"] is None or slope["lower"] is None:
+        return words + "."
+    words += f" ({round(100 * ratio['lower'])} to {round(100 * ratio['upper'])})"
+    if ratio["lower"] > 1 or ratio["upper"] < 1:
+        return words + f": the risks are too {'low' if ratio['value'] > 1 else 'high'}."
+    if slope["upper"] < 1:
+        return words + "; high risks are somewhat too high and low ones too low."
+    if slope["lower"] > 1:
+        return words + "; high risks are somewhat too low and low ones too high."
+    return words + ": the risks can be read as percentages."
+
+
+def limits(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """What the scores must not be used for, and why."""
+    synthetic = ("Real patients", "it was made from synthetic records and says nothing about any real hospital.")
+    few = ("Decisions about anybody", "too few people had the outcome for any figure here to be firm.")
+    return [
+        *([synthetic] if inputs.export.synthetic else []),
+        *([] if inputs.metrics["enough"]["ok"] else [few]),
+        ("Deciding alone", "a clinician reviews each patient before anything is done or left undone."),
+        ("Withholding care", "nor admission or discharge by threshold, insurance, billing."),
+        ("Other hospitals, other questions, other patients", "try it there first, on people whose outcome is known."),
+        ("Emergencies", "a score knows only what was recorded and exported up to its prediction time."),
+        ("Finding causes", "what raises the risk need not bring the outcome about; changing it need not help."),
+        ("Reassurance about people without a score", "silence is no sign of low risk."),
+        ("Use unwatched", "records and practice change; evaluate again before each new use and once a year."),
+    ]
+
+
+def verdict(difference: dict[str, Any]) -> str:
+    """What a paired difference in AUROC means."""
+    estimate = difference["auroc"]
+    first, second = MODELS[difference["first"]], MODELS[difference["second"]]
+    if estimate["lower"] is None:
+        return "cannot be told from so few outcomes"
+    if estimate["lower"] > 0:
+        return f"{first} ranks better"
+    if estimate["upper"] < 0:
+        return f"{second} ranks better"
+    return "no difference shown"
+
+
+def day(moment: Any) -> str:
+    """A date that nobody can take for another.
+
+    Examples:
+        >>> from datetime import datetime
+        >>> day(datetime(2026, 11, 1))
+        '1 November 2026'
+    """
+    return f"{moment.day} {moment:%B %Y}"

@@ -1,0 +1,285 @@
+"""The stages of a run, in order. Each reads files of the run folder, writes its own, and knows nothing of the others.
+
+::
+
+    export ── convert ──► events/ ── cohort ──► cohort.parquet ── train ──► models/ ── score ──► scores.parquet
+                                                                          ── explain ──► explanations.parquet
+                                                                          ── report ──► report.html, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ehr_tl import __version__, schema
+from ehr_tl.cohort import Cohort, build_cohort, current_cohort
+from ehr_tl.config import Pipeline
+from ehr_tl.events import Events
+from ehr_tl.files import fingerprint, read_json, whole, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage is given.
+
+    Attributes:
+        folder: Where the stage reads and writes: the run folder.
+        pipeline: The question and the settings.
+        export: Folder or zip of FHIR files.
+        adapter: Name or folder of the adapter.
+        as_of: The day that current patients are scored on; None: the export's end.
+        threads: Processors to use.
+        models: The fitted models: the run's own, or another run's when new patients are scored with it.
+    """
+
+    folder: Path
+    pipeline: Pipeline
+    export: Path
+    adapter: str
+    as_of: datetime | None
+    threads: int
+    models: Path
+
+    @property
+    def events(self) -> Events:
+        return Events(self.folder / "events")
+
+    def read(self, name: str) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / name)
+
+    def rows(self) -> pl.DataFrame:
+        """The labelled rows and the current ones (`schema.ROWS`), sorted."""
+        cohort = Cohort.read(self.folder)
+        labelled = cohort.labelled.with_columns(split=pl.lit(schema.HELD_OUT))
+        current = cohort.current.with_columns(
+            boolean_value=pl.lit(None, pl.Boolean), split=pl.lit(schema.CURRENT_SPLIT)
+        )
+        columns = list(schema.ROWS)
+        both = pl.concat([labelled.select(columns), current.select(columns)])
+        return both.sort("subject_id", "prediction_time", "split")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step.
+
+    Attributes:
+        name: Its name on the command line.
+        reads: Files and folders of the run that it reads.
+        writes: Files and folders of the run that it writes.
+        action: Does the work; what it returns goes into the manifest.
+        settings: The part of the job that changes its result, as plain JSON.
+        outside: Inputs that lie outside the run folder.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    action: Callable[[Job], dict[str, Any]]
+    settings: Callable[[Job], Any] = lambda job: None
+    outside: Callable[[Job], dict[str, Path]] = lambda job: {}
+
+
+def convert(job: Job) -> dict[str, Any]:
+    from ehr_tl.convert import convert as convert_export
+
+    events = convert_export(job.export, job.adapter, job.folder / "events")
+    kinds = events.coverage["resources"].values()
+    return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}
+
+
+def _convert_inputs(job: Job) -> dict[str, Path]:
+    from ehr_tl.convert import load_adapter
+
+    files = load_adapter(job.adapter).files
+    return {"export": job.export, **{f"adapter {'/'.join(path.parts[-3:])}": path for path in files}}
+
+
+def cohort(job: Job) -> dict[str, Any]:
+    built = build_cohort(job.events, job.pipeline.task, job.as_of)
+    built.write(job.folder)
+    return {"labelled": built.labelled.height, "current": built.current.height}
+
+
+def learners(pipeline: Pipeline) -> list[Any]:
+    """What is fitted: the baseline, the transformer, and the same from scratch to compare with."""
+    from ehr_tl.models.gradient_boosting import GradientBoostingLearner
+
+    fitted: list[Any] = [GradientBoostingLearner(pipeline.lightgbm)]
+    if pipeline.transformer is not None:
+        from ehr_tl.models.transformer import TransformerLearner
+
+        fitted.append(TransformerLearner(pipeline.transformer))
+        if pipeline.transformer.compare_from_scratch and pipeline.transformer.checkpoint is not None:
+            fitted.append(TransformerLearner(pipeline.transformer, from_scratch=True))
+    return fitted
+
+
+def train(job: Job) -> dict[str, Any]:
+    from ehr_tl.models.crossfit import fit_crossfit
+
+    events, rows = job.events, job.rows()
+    baseline, *others = learners(job.pipeline)
+    baseline.prepare(events, rows).write(job.folder / "features.parquet")
+    fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
+    return {"seed": job.pipeline.evaluation.seed}
+
+
+def _train_settings(job: Job) -> dict[str, Any]:
+    settings = asdict(job.pipeline)
+    return {key: settings[key] for key in ("lightgbm", "transformer", "evaluation", "abstention")}
+
+
+def _checkpoint(job: Job) -> dict[str, Path]:
+    transformer = job.pipeline.transformer
+    if transformer is None or transformer.checkpoint is None:
+        return {}
+    from ehr_tl.models.checkpoint import checkpoint_path
+
+    return {"checkpoint": checkpoint_path(transformer.checkpoint)}
+
+
+def _crossfit(job: Job) -> Any:
+    from ehr_tl.models.crossfit import CrossFit
+
+    return CrossFit.load(job.models, [learner for learner in learners(job.pipeline) if not learner.comparison])
+
+
+def score(job: Job) -> dict[str, Any]:
+    scores = _crossfit(job).score(job.events, job.rows())
+    with whole(job.folder / "scores.parquet") as temporary:
+        scores.write_parquet(temporary)
+    chosen = scores.filter("chosen")
+    current = chosen.filter(pl.col("split") == schema.CURRENT_SPLIT)
+    abstained = int(current["abstained"].sum())
+    return {
+        "held_out": chosen.height - current.height,
+        "current": current.height - abstained,
+        "abstained": abstained,
+    }
+
+
+def explain(job: Job) -> dict[str, Any]:
+    from ehr_tl.explain.assemble import assemble, check_additivity
+
+    events, rows = job.events, job.rows()
+    explanations = assemble(_crossfit(job).attributions(events, rows), events, rows)
+    checked = check_additivity(job.read("scores.parquet"), explanations)
+    with whole(job.folder / "explanations.parquet") as temporary:
+        explanations.write_parquet(temporary)
+    return checked
+
+
+def deliver(job: Job) -> dict[str, Any]:
+    """What others act on: FHIR RiskAssessments and the worklist."""
+    from ehr_tl.explain import reasons
+    from ehr_tl.fhir.risk_assessment import Issuer, risk_assessments, write_risk_assessments
+    from ehr_tl.report import worklist, write_worklist
+
+    events, scores, explanations = job.events, job.read("scores.parquet"), job.read("explanations.parquet")
+    chosen = scores.filter("chosen")["model"].unique().to_list()
+    why = reasons(explanations.filter(pl.col("model").is_in(chosen)))
+    trained_on = Cohort.read(job.models.parent)
+    issuer = Issuer(
+        pipeline=job.pipeline,
+        export=events.export,
+        version=_model_version(job),
+        average=float(trained_on.labelled["boolean_value"].mean()),
+        horizon=trained_on.horizon,
+    )
+    resources = risk_assessments(scores, why, events.subjects, issuer)
+    count = write_risk_assessments(job.folder / "risk_assessments.ndjson", resources)
+    write_worklist(job.folder / "worklist.csv", worklist(scores, why, events.subjects, events.export))
+    return {"risk_assessments": count}
+
+
+def _model_version(job: Job) -> str:
+    return f"{__version__}+{fingerprint(job.models)[:12]}"
+
+
+def report(job: Job) -> dict[str, Any]:
+    """What people read: how well it works, and on whom; and, with `deliver`, what they act on."""
+    from ehr_tl.evaluate import demographics, evaluate
+    from ehr_tl.report import ReportInputs, write_model_card, write_report
+
+    events, built, scores = job.events, Cohort.read(job.folder), job.read("scores.parquet")
+    comparison = pl.read_parquet(job.models / "comparison.parquet")
+    metrics = evaluate(scores, built.labelled, comparison, job.pipeline.evaluation, demographics(events))
+    write_json(job.folder / "metrics.json", metrics)
+    inputs = ReportInputs(
+        pipeline=job.pipeline,
+        export=events.export,
+        coverage=events.coverage,
+        labelled=built.labelled,
+        flow=built.flow,
+        predicates=built.predicates,
+        absent_codes=built.absent_codes,
+        as_of=built.as_of,
+        horizon=built.horizon,
+        metrics=metrics,
+        scores=scores,
+        explanations=job.read("explanations.parquet"),
+        subjects=events.subjects,
+        manifest=read_json(job.folder / "manifest.json"),
+        version=_model_version(job),
+    )
+    write_report(job.folder / "report.html", inputs)
+    write_model_card(job.folder / "MODEL_CARD.md", inputs)
+    return deliver(job)
+
+
+def new_patients(job: Job) -> dict[str, Any]:
+    """Who can be scored now, in an export that need not tell any outcome."""
+    built = current_cohort(job.events, job.pipeline.task, job.as_of)
+    built.write(job.folder)
+    return {"current": built.current.height}
+
+
+def _task(job: Job) -> dict[str, Any]:
+    return {"task": asdict(job.pipeline.task), "as_of": str(job.as_of)}
+
+
+def _models(job: Job) -> dict[str, Path]:
+    return {"models": job.models}
+
+
+_COHORT = ("cohort.parquet", "current.parquet", "flow.json")
+_DELIVERED = ("risk_assessments.ndjson", "worklist.csv")
+_REPORTED = ("metrics.json", "report.html", "MODEL_CARD.md", *_DELIVERED)
+
+_CONVERT = Stage("convert", (), ("events",), convert, outside=_convert_inputs)
+_SCORE = Stage("score", ("events", *_COHORT), ("scores.parquet",), score, outside=_models)
+_EXPLAIN = Stage("explain", (*_SCORE.reads, "scores.parquet"), ("explanations.parquet",), explain, outside=_models)
+_RESULTS = (*_EXPLAIN.reads, "explanations.parquet")
+
+#: A run, in order.
+STAGES = (
+    _CONVERT,
+    Stage("cohort", ("events",), _COHORT, cohort, settings=_task),
+    Stage(
+        "train",
+        ("events", *_COHORT),
+        ("features.parquet", "models"),
+        train,
+        settings=_train_settings,
+        outside=_checkpoint,
+    ),
+    _SCORE,
+    _EXPLAIN,
+    Stage("report", _RESULTS, _REPORTED, report, settings=lambda job: asdict(job.pipeline), outside=_models),
+)
+
+#: New patients with a finished run, in order.
+NEW_PATIENTS = (
+    _CONVERT,
+    Stage("cohort", ("events",), _COHORT, new_patients, settings=_task),
+    _SCORE,
+    _EXPLAIN,
+    Stage("deliver", _RESULTS, _DELIVERED, deliver, settings=lambda job: asdict(job.pipeline), outside=_models),
+)

@@ -1,0 +1,144 @@
+"""What follows a prediction time: the targets of pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehr_tl import schema
+from ehr_tl.errors import RunError
+from ehr_tl.events import Events
+from ehr_tl.tokens.batches import Batch, ranges
+from ehr_tl.tokens.records import HOUR, Records, read_records
+from ehr_tl.tokens.sequences import Sequences, build_sequences
+
+_DAY = 24 * HOUR
+_NEVER = np.iinfo(np.int64).max // 2
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One source: its records, when its people died, and between when one may ask.
+
+    Attributes:
+        records: All events.
+        death: Microseconds since 1970, a time beyond all others for the living, shape (S,).
+        opens, closes: The earliest honest prediction time and the export's end.
+    """
+
+    records: Records
+    death: np.ndarray
+    opens: int
+    closes: int
+
+    def random_rows(self, per_subject: int, subjects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+        """Random prediction times of subjects (positions), after their first event, before their death."""
+        first = np.full(len(self.records.subjects), self.closes)
+        some = np.diff(self.records.first_event) > 0
+        first[some] = self.records.time[self.records.first_event[:-1][some]]
+        start = np.maximum(first, self.opens)[subjects]
+        stop = np.minimum(self.death, self.closes)[subjects]
+        drawn = start[:, None] + rng.random((len(subjects), per_subject)) * (stop - start)[:, None]
+        ids = np.repeat(self.records.subjects[subjects], per_subject)
+        rows = pl.DataFrame({"subject_id": ids, "prediction_time": drawn.ravel().astype(np.int64)})
+        rows = rows.filter(np.repeat(start < stop, per_subject))
+        return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
+
+
+def read_hospital(events: Events, slot_hours: float) -> Hospital:
+    """Reads one source.
+
+    Raises:
+        RunError: The export's end is not known.
+    """
+    if events.export.end is None:
+        raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
+    records = read_records(events, slot_hours=slot_hours)
+    deaths = events.scan().filter((pl.col("code") == schema.DEATH) & pl.col("time").is_not_null())
+    known = deaths.group_by("subject_id").agg(pl.col("time").min().dt.timestamp("us")).collect()
+    death = np.full(len(records.subjects), _NEVER)
+    death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].to_numpy()
+    opens = events.export.index_from
+    return Hospital(records, death, _microseconds(opens) if opens else -_NEVER, _microseconds(events.export.end))
+
+
+def _microseconds(time: Any) -> int:
+    return int(pl.Series([time], dtype=schema.TIME).dt.timestamp("us")[0])
+
+
+class Foresight:
+    """Which outcomes follow within which horizons.
+
+    Args:
+        hospital: The source.
+        outcomes: Codes; an event counts for its code and all ancestors, death for `MEDS_DEATH`.
+        horizons_days: Lengths of the windows, ascending.
+    """
+
+    def __init__(self, hospital: Hospital, outcomes: Many[str], horizons_days: Many[int]):
+        self.hospital, self.count = hospital, len(outcomes)
+        self.horizons = np.array(horizons_days) * _DAY
+        number = {code: i for i, code in enumerate(outcomes)}
+        records = hospital.records
+        counted = [[number[c] for c in (name, *records.ancestors(name)) if c in number] for name in records.codes]
+        self._first = np.cumsum([0, *map(len, counted)])
+        self._counted = np.array([outcome for found in counted for outcome in found], dtype=np.int64)
+        self._death = number[schema.DEATH]
+
+    def targets(self, asked: Sequences, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each outcome follows, and which windows had closed by the export's end.
+
+        Args:
+            asked: Rows over this hospital's records.
+            rows: Positions, shape (R,).
+
+        Returns:
+            0 or 1, shape (R, outcomes, horizons), and a mask of shape (R, horizons).
+        """
+        records, time, subject = self.hospital.records, asked.time[rows], asked.subject[rows]
+        last = records.event_order.count(subject, time + self.horizons[-1], "right")
+        event, row = ranges(asked.last[rows], np.maximum(last, asked.last[rows]))
+        _, earliest = np.unique(row * len(records.codes) + records.code[event], return_index=True)
+        event, row = event[earliest], row[earliest]
+        code = records.code[event]
+        which, of = ranges(self._first[code], self._first[code + 1])
+        wait = (records.time[event] - time[row])[of]
+        target = np.zeros((len(rows), self.count, len(self.horizons)), dtype=np.float32)
+        for h, horizon in enumerate(self.horizons):
+            within = wait <= horizon
+            target[row[of[within]], self._counted[which[within]], h] = 1
+            target[:, self._death, h] = self.hospital.death[subject] - time <= horizon
+        return target, time[:, None] + self.horizons <= self.hospital.closes
+
+
+def next_codes(batch: Batch, codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which codes each whole slot's successor holds.
+
+    Returns:
+        Place of the slot, code of the next, and weight, per pair; the weights of a slot add up to 1.
+    """
+    whole = np.flatnonzero(batch.whole)
+    previous = np.full(batch.whole.size, -1)
+    same = whole[1:] // batch.shape[1] == whole[:-1] // batch.shape[1]
+    previous[whole[1:][same]] = whole[:-1][same]
+    before = np.where(batch.source >= 0, previous[batch.place], -1)
+    follows = before >= 0
+    place, code = np.divmod(np.unique(before[follows] * codes + batch.code[follows]), codes)
+    _, which, counts = np.unique(place, return_inverse=True, return_counts=True)
+    return place, code, (1 / counts[which]).astype(np.float32)
+
+
+def random_pass(
+    hospital: Hospital, subjects: np.ndarray, per_subject: int, max_slots: int, rng: np.random.Generator
+) -> tuple[Sequences, list]:
+    """Random rows of subjects (positions), and one random sequence of each subject that has any."""
+    rows = hospital.random_rows(per_subject, subjects, rng)
+    asked = build_sequences(hospital.records, rows, max_slots)
+    groups = asked.group(np.arange(len(asked)))
+    mixed = [groups[i] for i in rng.permutation(len(groups))]
+    chosen = {sequence.subject: sequence for sequence in mixed}
+    return asked, [chosen[subject] for subject in sorted(chosen)]

@@ -1,0 +1,180 @@
+"""Every shipped pipeline loads, is a task that ACES accepts, knows the codes it speaks of, and finds its cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from filelock import FileLock
+
+from ehr_tl.cohort import Cohort, build_cohort, compile_task, feasibility
+from ehr_tl.config import load_pipeline, pipeline_names, pipeline_path
+from ehr_tl.events import Events
+from ehr_tl.resources import sample_export
+
+NAMES = [
+    "demo",
+    "diabetes_onset",
+    "diabetic_complications",
+    "kidney_disease",
+    "mimic_demo_in_hospital_mortality",
+    "mimic_demo_long_stay",
+    "mortality_1y",
+    "readmission_30d",
+]
+
+
+def test_these_pipelines_ship():
+    assert pipeline_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_is_whole(name):
+    pipeline = load_pipeline(name)
+    assert pipeline.name == name
+    assert pipeline.question.endswith("?")
+    assert pipeline.intended_use, "says who may use the scores for what"
+    text = pipeline_path(name).read_text(encoding="utf-8")
+    assert text.startswith("# ") and f"ehr-tl run {name}" in text, "opens with what it asks and how to run it"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_task_is_valid_and_every_predicate_can_be_evaluated(name):
+    task = compile_task(load_pipeline(name).task)
+    events = pl.DataFrame({"code": ["ICD10CM//E11.9"], "numeric_value": [7.0]})
+    for predicate in task.plain().values():
+        assert events.select(predicate.MEDS_eval_expr()).height == 1
+    assert task.aces().label_window == task.label_window
+    used = {task.config.trigger, task.label, *(constraint.predicate for constraint in task.constraints), *task.ahead}
+    used |= {part for predicate in task.derived().values() for part in predicate.input_predicates}
+    assert set(task.config.predicates) <= used, "a predicate that nothing refers to is a slip"
+
+
+def satisfied(pipeline: str, code: str, value: float | None = None) -> set[str]:
+    """Plain predicates of a pipeline that one event satisfies."""
+    event = pl.DataFrame(
+        {"code": [code], "numeric_value": [value]}, schema={"code": pl.String, "numeric_value": pl.Float32}
+    )
+    plain = compile_task(load_pipeline(pipeline).task).plain()
+    return {
+        name for name, predicate in plain.items() if event.select(predicate.MEDS_eval_expr().fill_null(False)).item()
+    }
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "code", "value", "expected"),
+    [
+        ("diabetes_onset", "SNOMED//44054006", None, {"diabetes_snomed"}),
+        ("diabetes_onset", "ICD10CM//E11.9", None, {"diabetes_icd10cm"}),
+        ("diabetes_onset", "ICD10CM//E10.9", None, set()),
+        ("diabetes_onset", "ICD10GM//E11.90", None, {"diabetes_icd10"}),
+        ("diabetes_onset", "ICD10//E14", None, {"diabetes_icd10"}),
+        ("diabetes_onset", "ICD9CM//250.00", None, {"diabetes_icd9"}),
+        ("diabetes_onset", "ICD9CM//250.01", None, set()),  # type 1
+        ("diabetes_onset", "LOINC//4548-4", 6.5, {"hba1c_percent"}),
+        ("diabetes_onset", "LOINC//4548-4", 6.4, set()),
+        ("diabetes_onset", "LOINC//4548-4", None, set()),
+        ("diabetes_onset", "LOINC//59261-8", 48.0, {"hba1c_molar"}),
+        ("diabetic_complications", "SNOMED//15777000", None, {"diabetes_snomed"}),
+        ("diabetic_complications", "ICD10CM//R73.03", None, {"diabetes_icd10"}),
+        ("diabetic_complications", "ICD10CM//E11.21", None, {"diabetes_icd10", "complication_icd10cm"}),
+        ("diabetic_complications", "ICD10CM//E11.649", None, {"diabetes_icd10"}),  # hypoglycaemia
+        ("diabetic_complications", "ICD10CM//E11.621", None, {"diabetes_icd10", "complication_icd10cm"}),
+        ("diabetic_complications", "ICD10CM//E11.9", None, {"diabetes_icd10"}),
+        ("diabetic_complications", "ICD10GM//E11.74", None, {"diabetes_icd10", "complication_icd10"}),
+        ("diabetic_complications", "ICD9CM//250.40", None, {"diabetes_icd9", "complication_icd9"}),
+        ("kidney_disease", "ICD10CM//N18.31", None, {"stage3_icd10"}),
+        ("kidney_disease", "ICD10GM//N18.3", None, {"stage3_icd10"}),
+        ("kidney_disease", "ICD10CM//N18.2", None, {"risk_icd10"}),
+        ("kidney_disease", "ICD10CM//N18.9", None, set()),
+        ("kidney_disease", "ICD9CM//585.6", None, {"stage3_icd9"}),
+        ("kidney_disease", "ICD9CM//401.9", None, {"risk_icd9"}),
+        ("kidney_disease", "SNOMED//433144002", None, {"stage3_snomed"}),
+        ("mimic_demo_in_hospital_mortality", "DISCHARGE//exp", None, {"died_in_hospital"}),
+        ("mimic_demo_in_hospital_mortality", "DISCHARGE//HOME", None, set()),
+        ("readmission_30d", "VISIT_END//ACUTE", None, {"discharge"}),
+    ],
+)
+def test_codes_of_each_system_are_known(pipeline, code, value, expected):
+    assert satisfied(pipeline, code, value) == expected
+
+
+# --- on records -------------------------------------------------------------------------------------------------------
+
+
+def summary(cohort: Cohort) -> tuple[int, int, int]:
+    return cohort.labelled.height, cohort.positives, cohort.positive_subjects
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[Path, str], Events]:
+    """`converted(export, adapter)`: its events, converted once for all processes."""
+    from ehr_tl.convert import convert
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # each xdist worker has a folder of its own below the common one
+
+    def events(export: Path, adapter: str) -> Events:
+        folder = shared / f"events_{adapter}"
+        with FileLock(f"{folder}.lock"):
+            return Events(folder) if folder.is_dir() else convert(export, adapter, folder)
+
+    return events
+
+
+@pytest.fixture
+def sample_events(converted) -> Events:
+    return converted(sample_export(), "synthea")
+
+
+@pytest.fixture
+def mimic_events(converted, data: Path) -> Events:
+    return converted(data / "mimic_iv_demo_fhir" / "fhir", "mimic_iv")
+
+
+# Rows, positive rows and positive subjects. An independent count of the first four gave the same, but for 814 rows of
+# kidney disease.
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("demo", (2702, 25, 25)),
+        ("mortality_1y", (2702, 25, 25)),
+        ("diabetic_complications", (660, 11, 8)),
+        ("kidney_disease", (819, 11, 6)),
+        ("diabetes_onset", (1740, 10, 5)),
+        ("readmission_30d", (290, 57, 11)),
+    ],
+)
+def test_cohorts_of_the_sample(sample_events, name, expected):
+    cohort = build_cohort(sample_events, load_pipeline(name).task)
+    assert summary(cohort) == expected
+    assert cohort.current.height > 0
+    assert cohort.labelled["prediction_time"].min() >= sample_events.export.index_from
+
+
+def test_the_outcome_codes_that_never_occur_in_the_sample_are_listed(sample_events):
+    absent = build_cohort(sample_events, load_pipeline("diabetes_onset").task).absent_codes
+    assert "/^ICD10CM//E11/" in absent and "SNOMED//44054006" not in absent
+
+
+def test_feasibility_tells_what_the_sample_is_enough_for(sample_events):
+    told = {name: feasibility(sample_events, load_pipeline(name)) for name in NAMES}
+    assert told["demo"]["enough"]
+    assert not told["kidney_disease"]["enough"] and "6 subjects" in told["kidney_disease"]["verdict"]
+
+
+def test_deaths_in_hospital_of_the_mimic_demo(mimic_events):
+    cohort = build_cohort(mimic_events, load_pipeline("mimic_demo_in_hospital_mortality").task)
+    assert cohort.predicates["admission"]["events"] == 275
+    assert cohort.predicates["died_in_hospital"]["events"] == 15
+    assert cohort.current.is_empty(), "dates are shifted: nobody is current"
+    assert summary(cohort) == (244, 14, 14), "30 stays ended, and one of the 15 deaths came, within the first day"
+
+
+def test_long_stays_of_the_mimic_demo(mimic_events):
+    cohort = build_cohort(mimic_events, load_pipeline("mimic_demo_long_stay").task)
+    assert cohort.current.is_empty()
+    assert summary(cohort) == (244, 92, 55)

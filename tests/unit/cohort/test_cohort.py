@@ -1,0 +1,388 @@
+"""Rows, labels, current rows and the flow table, on records small enough to check by eye."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from ehr_tl.cohort import Cohort, build_cohort, compile_task, feasibility
+from ehr_tl.config import Pipeline, TaskConfig
+from ehr_tl.errors import CohortError, PipelineError, RunError
+
+YEARLY = TaskConfig(
+    predicates={"death": {"code": "MEDS_DEATH"}, "visit": {"code": {"regex": "^VISIT_START//"}}},
+    trigger="INDEX",
+    every="365 days",
+    windows={
+        "history": {
+            "start": None,
+            "end": "trigger",
+            "start_inclusive": True,
+            "end_inclusive": True,
+            "has": {"visit": "(1, None)"},
+            "index_timestamp": "end",
+        },
+        "outcome": {
+            "start": "trigger",
+            "end": "start + 365 days",
+            "start_inclusive": False,
+            "end_inclusive": True,
+            "has": {},
+            "label": "death",
+        },
+    },
+)
+
+STAY = {
+    "predicates": {
+        "admission": {"code": "VISIT_START//IMP"},
+        "discharge": {"code": "VISIT_END//IMP"},
+        "died": {"code": "MEDS_DEATH"},
+        "over": {"expr": "or(discharge, died)"},
+    },
+    "trigger": "admission",
+}
+
+
+def stay_task(**changes) -> TaskConfig:
+    """Death in hospital, asked 24 hours after admission."""
+    windows = {
+        "first_day": {
+            "start": "trigger",
+            "end": "start + 24 hours",
+            "start_inclusive": False,
+            "end_inclusive": True,
+            "has": {"over": "(None, 0)"},
+            "index_timestamp": "end",
+        },
+        "stay": {
+            "start": "first_day.end",
+            "end": "start -> over",
+            "start_inclusive": False,
+            "end_inclusive": True,
+            "label": "died",
+        },
+    }
+    return TaskConfig(**{**STAY, "windows": windows, **changes})
+
+
+def rows(cohort: Cohort) -> list[tuple]:
+    return cohort.labelled.rows()
+
+
+def test_yearly_rows_are_labelled_only_where_the_whole_window_closed(make_events, day):
+    end = day(2022)
+    year = timedelta(days=365)
+    events = make_events(
+        [
+            (1, day(1950), "MEDS_BIRTH"),
+            (1, day(2020, 6), "VISIT_START//AMB"),
+            (2, day(2018), "VISIT_START//AMB"),
+            (2, day(2021, 6), "MEDS_DEATH"),  # half a year after the index a year before the end
+            (3, end, "VISIT_START//AMB"),
+        ]
+    )
+    cohort = build_cohort(events, YEARLY)
+    assert cohort.as_of == end
+    assert cohort.horizon == year
+    assert rows(cohort) == [
+        (1, end - year, False),
+        (2, end - 4 * year, False),
+        (2, end - 3 * year, False),
+        (2, end - 2 * year, False),
+        (2, end - year, True),
+    ]
+    assert cohort.current.rows() == [(1, end), (3, end)]
+
+
+def test_an_early_outcome_in_an_open_window_gives_no_row(make_events, day):
+    facts = [(s, day(2018), "VISIT_START//AMB") for s in (1, 2, 3)]
+    facts += [(2, day(2021, 6), "MEDS_DEATH"), (3, day(2021, 12, 31), "MEDS_DEATH"), (1, day(2022), "VISIT_START//AMB")]
+    task = TaskConfig(**{**vars(YEARLY), "windows": {**YEARLY.windows}})
+    task.windows["outcome"] = {**YEARLY.windows["outcome"], "end": "start + 730 days"}
+    cohort = build_cohort(make_events(facts), task)
+    end = day(2022)
+    last = cohort.labelled.filter(cohort.labelled["prediction_time"] == end - timedelta(days=730))
+    assert last["boolean_value"].to_list() == [False, True, True]
+    assert cohort.labelled["prediction_time"].max() == end - timedelta(days=730)
+    assert cohort.current.rows() == [(1, end)]
+
+
+def test_prediction_times_lie_neither_before_the_first_event_nor_at_death_nor_before_index_from(make_events, day):
+    end = day(2022)
+    times = [end - timedelta(days=365 * k) for k in range(6)]
+    events = make_events(
+        [
+            (1, day(1940), "MEDS_BIRTH"),
+            (1, times[4], "VISIT_START//AMB"),
+            (1, times[2], "MEDS_DEATH"),
+            (2, day(2000), "VISIT_START//AMB"),
+            (2, end, "X"),
+        ],
+        index_from=times[3],
+    )
+    cohort = build_cohort(events, YEARLY)
+    assert rows(cohort) == [(1, times[3], True), (2, times[3], False), (2, times[2], False), (2, times[1], False)]
+    of_task = TaskConfig(**{**vars(YEARLY), "index_from": "end - 1460 days"})
+    assert (1, times[4], False) in rows(build_cohort(events, of_task))
+
+
+def test_stays_need_their_discharge_and_rows_lie_before_death(make_events, day):
+    events = make_events(
+        [
+            (1, day(2020), "VISIT_START//IMP"),
+            (1, day(2020, 1, 5), "VISIT_END//IMP"),
+            (2, day(2020), "VISIT_START//IMP"),
+            (2, day(2020, 1, 9), "MEDS_DEATH"),
+            (3, day(2020), "VISIT_START//IMP"),  # died on the first day
+            (3, day(2020, 1, 1, 20), "MEDS_DEATH"),
+            (4, day(2020, 1, 20), "VISIT_START//IMP"),  # in hospital at the export's end
+            (5, day(2020, 1, 29, 12), "VISIT_START//IMP"),  # admitted less than 24 hours before it
+            (6, day(2020, 1, 30), "LOINC//8867-4", 80.0),
+        ]
+    )
+    cohort = build_cohort(events, stay_task())
+    assert rows(cohort) == [(1, day(2020, 1, 2), False), (2, day(2020, 1, 2), True)]
+    assert cohort.current.rows() == [(4, day(2020, 1, 21))]
+    assert cohort.horizon is None
+    assert cohort.flow[-1]["rows"] == 2
+    assert {"step": "first_day: no over", "rows": 4, "subjects": 4, "lost_rows": 0, "lost_subjects": 0} in cohort.flow
+
+
+def test_flow_steps_add_up(make_events, day):
+    facts = [(s, day(2019), "VISIT_START//AMB" if s % 2 else "X") for s in range(10)]
+    facts += [(1, day(2020), "MEDS_DEATH"), (5, day(2022), "X")]
+    cohort = build_cohort(make_events(facts), YEARLY)
+    first = cohort.flow[0]
+    assert first["subjects"] + first["lost_subjects"] == 10
+    for before, after in zip(cohort.flow, cohort.flow[1:]):
+        assert after["lost_rows"] == before["rows"] - after["rows"]
+        assert after["lost_subjects"] == before["subjects"] - after["subjects"]
+    assert cohort.flow[-1]["rows"] == cohort.labelled.height
+    lost = next(step for step in cohort.flow if step["step"] == "history: at least 1 visit")
+    assert lost["lost_subjects"] == 5
+
+
+def test_events_after_as_of_are_not_seen(make_events, day):
+    facts = [(s, day(2015), "VISIT_START//AMB") for s in (1, 2)]
+    facts += [(1, day(2018, 6), "MEDS_DEATH"), (2, day(2020, 6), "MEDS_DEATH")]
+    cohort = build_cohort(make_events(facts), YEARLY, as_of=day(2020))
+    assert cohort.current.rows() == [(2, day(2020))]
+    assert cohort.predicates["death"] == {"events": 1, "subjects": 1}
+
+
+def test_an_as_of_date_after_the_export_labels_nothing_more(make_events, day):
+    facts = [(s, day(2015), "VISIT_START//AMB") for s in (1, 2)] + [
+        (1, day(2017, 6), "MEDS_DEATH"),
+        (2, day(2019), "X"),
+    ]
+    late = build_cohort(make_events(facts), YEARLY, as_of=day(2019) + timedelta(days=100))
+    assert late.labelled["prediction_time"].max() + timedelta(days=365) <= day(2019)
+
+
+def test_where_dates_are_shifted_nobody_is_current(make_events, day):
+    facts = [(s, day(2015), "VISIT_START//AMB") for s in (1, 2)] + [
+        (1, day(2018, 6), "MEDS_DEATH"),
+        (2, day(2019), "X"),
+    ]
+    assert build_cohort(make_events(facts), YEARLY).current.height == 1
+    assert build_cohort(make_events(facts, dates_shifted=True), YEARLY).current.height == 0
+
+
+def test_the_absence_of_an_event_can_be_the_outcome(make_events, day):
+    task = stay_task(absent=True)
+    task.windows["stay"] = {
+        "start": "first_day.end",
+        "end": "start + 2 days",
+        "start_inclusive": False,
+        "end_inclusive": True,
+        "label": "over",
+    }
+    events = make_events(
+        [
+            (1, day(2020), "VISIT_START//IMP"),
+            (1, day(2020, 1, 3), "VISIT_END//IMP"),
+            (2, day(2020), "VISIT_START//IMP"),
+            (2, day(2020, 1, 9), "VISIT_END//IMP"),
+            (3, day(2020, 1, 8), "VISIT_START//IMP"),
+            (4, day(2020, 1, 10), "X"),
+        ]
+    )
+    cohort = build_cohort(events, task)
+    assert rows(cohort) == [(1, day(2020, 1, 2), False), (2, day(2020, 1, 2), True)]
+    assert cohort.current.rows() == [(3, day(2020, 1, 9))]
+    assert cohort.horizon == timedelta(days=2)
+
+
+def test_predicates_match_parents_values_units_and_demographics(make_events, day):
+    task = TaskConfig(
+        predicates={
+            "diabetes": {"code": {"any": ["SNOMED//44054006", "SNOMED//absent"]}},
+            "icd": {"code": {"regex": "^ICD10CM//E11"}},
+            "high": {"code": "LOINC//4548-4", "value_min": 6.5, "value_min_inclusive": True, "unit": "%"},
+            "outcome": {"expr": "or(diabetes, high, icd)"},
+            "visit": {"code": "VISIT_START//AMB"},
+        },
+        patient_demographics={"female": {"code": "GENDER//female"}},
+        trigger="INDEX",
+        every="365 days",
+        windows={**YEARLY.windows, "outcome": {**YEARLY.windows["outcome"], "label": "outcome"}},
+    )
+    facts = [(s, None, "GENDER//female") for s in range(1, 6)] + [(6, None, "GENDER//male")]
+    facts += [(s, day(2019), "VISIT_START//AMB") for s in range(1, 7)]
+    facts += [
+        (1, day(2021, 6), "LOCAL//dm2"),
+        (2, day(2021, 6), "LOINC//4548-4", 6.5),
+        (3, day(2021, 6), "LOINC//4548-4", 6.4),
+        (4, day(2021, 6), "SNOMED//5"),
+        (6, day(2022), "LOCAL//dm2"),
+    ]
+    events = make_events(facts, parents={"LOCAL//dm2": ["LOCAL//dm"], "LOCAL//dm": ["SNOMED//44054006"]})
+    cohort = build_cohort(events, task)
+    assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [1]  # no unit: the value does not count
+    assert 6 not in cohort.labelled["subject_id"]
+    assert cohort.predicates["diabetes"] == {"events": 2, "subjects": 2}
+    assert cohort.absent_codes == ["SNOMED//absent", "/^ICD10CM//E11/"]
+    any_unit = {**task.predicates, "high": {k: v for k, v in task.predicates["high"].items() if k != "unit"}}
+    cohort = build_cohort(events, TaskConfig(**{**vars(task), "predicates": any_unit}))
+    assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [1, 2]
+
+
+def test_a_code_under_a_role_is_not_the_fact_itself(make_events, day):
+    roles = {"VISIT_REASON//SNOMED//1": ["SNOMED//1", "LOCAL//1"], "SNOMED//2": ["SNOMED//1"]}
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2)]
+    facts += [(1, day(2021, 6), "VISIT_REASON//SNOMED//1"), (2, day(2021, 6), "SNOMED//2"), (2, day(2022), "X")]
+    predicates = {**YEARLY.predicates, "death": {"code": {"any": ["SNOMED//1", "LOCAL//1"]}}}
+    cohort = build_cohort(make_events(facts, parents=roles), broken(predicates=predicates))
+    assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [2]
+    named = {**YEARLY.predicates, "death": {"code": "VISIT_REASON//SNOMED//1"}}
+    cohort = build_cohort(make_events(facts, parents=roles), broken(predicates=named))
+    assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [1]
+
+
+def test_any_event_counts_times_of_events_not_prediction_times(make_events, day):
+    task = TaskConfig(**{**vars(YEARLY), "windows": {**YEARLY.windows}})
+    task.windows["history"] = {**YEARLY.windows["history"], "has": {"_ANY_EVENT": "(3, None)"}}
+    facts = [(s, day(2019, 1, 1 + i), "X") for s in (1, 2) for i in range(s + 1)] + [(2, day(2021, 6), "MEDS_DEATH")]
+    cohort = build_cohort(make_events([*facts, (3, day(2022), "X")]), task, as_of=day(2022))
+    assert cohort.labelled["subject_id"].unique().to_list() == [2]
+
+
+def test_written_and_read_again(make_events, day, tmp_path):
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2)] + [
+        (1, day(2021, 6), "MEDS_DEATH"),
+        (2, day(2022), "X"),
+    ]
+    cohort = build_cohort(make_events(facts), YEARLY)
+    cohort.write(tmp_path / "run")
+    again = Cohort.read(tmp_path / "run")
+    assert again.labelled.equals(cohort.labelled) and again.current.equals(cohort.current)
+    assert (again.flow, again.as_of, again.horizon) == (cohort.flow, cohort.as_of, cohort.horizon)
+    with pytest.raises(RunError, match=r"cohort\.parquet"):
+        Cohort.read(tmp_path)
+
+
+def test_labels_are_a_meds_label_table(make_events, day):
+    from meds import LabelSchema
+
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2)] + [
+        (1, day(2021, 6), "MEDS_DEATH"),
+        (2, day(2022), "X"),
+    ]
+    LabelSchema.validate(LabelSchema.align(build_cohort(make_events(facts), YEARLY).labelled.to_arrow()))
+
+
+def test_empty_and_one_class_cohorts_say_which_predicate_matched_how_often(make_events, day):
+    nobody = make_events([(1, day(2019), "X"), (1, day(2022), "X")])
+    with pytest.raises(CohortError, match=r"history: at least 1 visit.*visit 0 times in 0 subjects"):
+        build_cohort(nobody, YEARLY)
+    alive = make_events([(1, day(2019), "VISIT_START//AMB"), (1, day(2022), "X")])
+    with pytest.raises(CohortError, match=r"None of the 3 rows.*death 0 times in 0 subjects.*codes .* for death"):
+        build_cohort(alive, YEARLY)
+    static_only = make_events([(1, None, "GENDER//female")])
+    with pytest.raises(CohortError, match="no event with a time"):
+        build_cohort(static_only, YEARLY)
+    no_trigger = make_events([(1, day(2019), "X")])
+    with pytest.raises(CohortError, match="admission 0 times"):
+        build_cohort(no_trigger, stay_task())
+
+
+def test_triggers_without_the_event_that_a_window_begins_at_are_counted(make_events, day):
+    windows = {
+        "since_visit": {
+            "start": "end <- visit",
+            "end": "trigger",
+            "start_inclusive": True,
+            "end_inclusive": True,
+            "index_timestamp": "end",
+        },
+        "outcome": YEARLY.windows["outcome"],
+    }
+    facts = [(1, day(2019), "X"), (1, day(2022), "X")]
+    with pytest.raises(CohortError, match="'Every window has a beginning', which took 4 rows"):
+        build_cohort(make_events(facts), broken(windows=windows))
+    facts += [(2, day(2019), "VISIT_START//AMB"), (3, day(2019), "VISIT_START//AMB"), (2, day(2021, 6), "MEDS_DEATH")]
+    cohort = build_cohort(make_events(facts), broken(windows=windows))
+    assert cohort.labelled["subject_id"].unique().to_list() == [2, 3]
+    assert cohort.flow[1]["lost_subjects"] == 1
+
+
+def test_feasibility_never_raises(make_events, day):
+    pipeline = Pipeline(name="p", title="t", question="q", outcome="o", task=YEARLY)
+    told = feasibility(make_events([(1, None, "GENDER//female")]), pipeline)
+    assert not told["enough"] and "no event with a time" in told["verdict"]
+    told = feasibility(make_events([(1, day(2019), "X"), (1, day(2022), "X")]), pipeline)
+    assert not told["enough"] and "no row" in told["verdict"]
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in range(50)]
+    facts += [(s, day(2021, 6), "MEDS_DEATH") for s in range(25)] + [(49, day(2022), "X")]
+    told = feasibility(make_events(facts), pipeline)
+    assert told["enough"] and told["positive_subjects"] == 25 and told["current"] == 25
+    told = feasibility(make_events([f for f in facts if f[2] != "MEDS_DEATH" or f[0] < 7]), pipeline)
+    assert not told["enough"] and "7 subjects" in told["verdict"]
+
+
+def broken(**changes) -> TaskConfig:
+    return TaskConfig(**{**vars(YEARLY), **changes})
+
+
+def with_outcome(**changes) -> TaskConfig:
+    return broken(windows={**YEARLY.windows, "outcome": {**YEARLY.windows["outcome"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (broken(trigger="nothing"), "'nothing' not found"),
+        (with_outcome(label="nothing"), "Label must be one of the defined predicates"),
+        (with_outcome(label=None), "no window has a label"),
+        (with_outcome(end=None), "ends with the record"),
+        (with_outcome(end="start + soon"), "Failed to parse timedelta"),
+        (with_outcome(end="start"), "has no length"),
+        (with_outcome(start="trigger - 30 days"), "starts before the prediction time"),
+        (with_outcome(has={"death": "(3, 1)"}), "bounds"),
+        (with_outcome(has={"nobody": "(None, 0)"}), "undefined predicate 'nobody'"),
+        (with_outcome(colour="red"), "colour"),
+        (with_outcome(start="outcome.end", end="outcome.start"), "The task is wrong"),
+        (broken(every="often"), "every is 'often'"),
+        (broken(predicates={"INDEX": {"code": "X"}}), "INDEX is defined"),
+        (broken(predicates={**YEARLY.predicates, "death": "MEDS_DEATH"}), "a `code` or an `expr`"),
+        (broken(predicates={**YEARLY.predicates, "death": {"code": "X", "colour": "red"}}), "colour"),
+        (broken(predicates={**YEARLY.predicates, "death": {"expr": "or(a, b)"}}), "undefined predicate"),
+    ],
+)
+def test_wrong_tasks_are_refused(task, message):
+    with pytest.raises(PipelineError, match=message):
+        compile_task(task)
+
+
+@pytest.mark.parametrize("code", [{"regex": "("}, {"any": []}, {"like": "E11"}, {"any": "E11"}])
+def test_wrong_codes_are_refused(make_events, day, code):
+    task = broken(predicates={**YEARLY.predicates, "death": {"code": code}})
+    with pytest.raises(PipelineError, match="predicate 'death'"):
+        build_cohort(make_events([(1, day(2019), "VISIT_START//AMB")]), task)
+
+
+def test_wrong_index_from_is_refused(make_events, day):
+    with pytest.raises(PipelineError, match="index_from"):
+        build_cohort(make_events([(1, datetime(2020, 1, 1), "X")]), broken(index_from="yesterday"))

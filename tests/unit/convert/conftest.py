@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from ehr_tl.convert import convert
+
+SNOMED, LOINC = "http://snomed.info/sct", "http://loinc.org"
+MARY = {"resourceType": "Patient", "id": "mary", "gender": "female", "birthDate": "1950-02-01"}
+
+
+def observation(key="o1", **more):
+    return {
+        "resourceType": "Observation",
+        "id": key,
+        "status": "final",
+        "code": {"coding": [{"system": LOINC, "code": "2345-7", "display": "Glucose"}]},
+        "subject": {"reference": "Patient/mary"},
+        "effectiveDateTime": "2020-01-01T10:00:00Z",
+    } | more
+
+
+def condition(key="c1", **more):
+    return {
+        "resourceType": "Condition",
+        "id": key,
+        "code": {"coding": [{"system": SNOMED, "code": "44054006", "display": "Diabetes"}]},
+        "subject": {"reference": "Patient/mary"},
+        "recordedDate": "2020-01-01T10:00:00Z",
+    } | more
+
+
+def visit(key="e1", **more):
+    return {
+        "resourceType": "Encounter",
+        "id": key,
+        "status": "finished",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "IMP"},
+        "subject": {"reference": "Patient/mary"},
+        "period": {"start": "2020-01-01T08:00:00Z", "end": "2020-01-05T12:00:00Z"},
+    } | more
+
+
+class Converted:
+    """An events folder with what tests ask for."""
+
+    def __init__(self, events):
+        self.events = events
+        self.frame = events.scan().collect()
+        self.coverage = events.coverage["resources"]
+
+    def of(self, resource_id: str) -> list[dict]:
+        return self.frame.filter(pl.col("resource_id") == resource_id).to_dicts()
+
+    def codes_of(self, resource_id: str) -> list[str]:
+        return [event["code"] for event in self.of(resource_id)]
+
+    @property
+    def quarantine(self) -> list[dict]:
+        text = (self.events.folder / "quarantine.ndjson").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def converted(tmp_path: Path):
+    """Writes resources (or raw lines) as one NDJSON file and converts them."""
+
+    def run(*resources, adapter="fhir_r4", folder="export"):
+        export = tmp_path / folder
+        export.mkdir(exist_ok=True)
+        lines = [line if isinstance(line, str) else json.dumps(line) for line in resources]
+        (export / "all.ndjson").write_text("\n".join(lines) + "\n")
+        return Converted(convert(export, adapter, tmp_path / f"{folder}_events"))
+
+    return run
+
+
+@pytest.fixture
+def fhir():
+    """Makes resources about one patient, `fhir.mary`."""
+    return SimpleNamespace(mary=MARY, observation=observation, condition=condition, visit=visit)

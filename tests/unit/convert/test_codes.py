@@ -1,0 +1,124 @@
+"""Which code an event gets, and what stays known of the others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+SNOMED, LOCAL = "http://snomed.info/sct", "https://hospital.example/codes/diagnosis"
+ICD = "http://hl7.org/fhir/sid/icd-10-cm"
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """An adapter with a ConceptMap of its own."""
+    folder = tmp_path / "hospital"
+    (folder / "concept_maps").mkdir(parents=True)
+    (folder / "adapter.yaml").write_text(
+        f"name: hospital\ntitle: A hospital\nextends: fhir_r4\nlocal_systems: {{{LOCAL}: OURS}}\n"
+    )
+    elements = [
+        ("D1", "44054006", "equivalent"),
+        ("D2", "73211009", "wider"),
+        ("D3", "1", "narrower"),
+        ("D4", "2", "unmatched"),
+    ]
+    concept_map = {
+        "resourceType": "ConceptMap",
+        "group": [
+            {
+                "source": LOCAL,
+                "target": SNOMED,
+                "element": [
+                    {"code": code, "target": [{"code": target, "display": f"T{code}", "equivalence": meaning}]}
+                    for code, target, meaning in elements
+                ],
+            }
+        ],
+    }
+    (folder / "concept_maps" / "diagnosis.json").write_text(json.dumps(concept_map))
+    return folder
+
+
+def coded(fhir, key, *codings, **more):
+    return fhir.condition(key, code={"coding": [dict(zip(("system", "code", "display"), c)) for c in codings], **more})
+
+
+def table(found):
+    return {row["code"]: row for row in found.events.codes.to_dicts()}
+
+
+def test_concept_maps(converted, fhir, hospital):
+    conditions = [coded(fhir, f"c{n}", (LOCAL, f"D{n}", f"Local {n}")) for n in range(1, 6)]
+    found = converted(fhir.mary, *conditions, adapter=hospital)
+    events = {row["resource_id"]: (row["code"], row["source_code"]) for row in found.frame.to_dicts()}
+    assert events["Condition/c1"] == ("SNOMED//44054006", "OURS//D1")
+    assert events["Condition/c2"] == ("SNOMED//73211009", "OURS//D2")
+    for n in (3, 4, 5):
+        assert events[f"Condition/c{n}"] == (f"OURS//D{n}", None)
+    assert found.events.coverage["codes"]["OURS"] == {"kept": 0, "mapped": 2, "unmapped": 3}
+    codes = table(found)
+    assert codes["SNOMED//44054006"]["description"] == "TD1"
+    assert codes["SNOMED//44054006"]["parent_codes"] == ["OURS//D1"]
+    assert codes["OURS//D5"]["description"] == "Local 5"
+
+
+def test_of_several_codings_the_preferred_system_wins_and_the_others_are_parents(converted, fhir):
+    found = converted(
+        fhir.mary,
+        coded(fhir, "c1", ("urn:x:our-codes", "7", "Ours"), (ICD, "E119", "ICD"), (SNOMED, "44054006", "Diabetes")),
+        coded(fhir, "c2", (ICD, "E11.65", "ICD"), ("urn:x:our-codes", "8", "Ours")),
+    )
+    assert found.codes_of("Condition/c1") == ["SNOMED//44054006"]
+    assert found.codes_of("Condition/c2") == ["ICD10CM//E11.65"]
+    codes = table(found)
+    assert codes["SNOMED//44054006"]["parent_codes"] == ["ICD10CM//E11.9", "our-codes//7"]
+    assert codes["ICD10CM//E11.9"]["parent_codes"] == ["ICD10CM//E11"]
+    assert codes["ICD10CM//E11.65"]["parent_codes"] == ["ICD10CM//E11.6", "our-codes//8"]
+    assert set(codes["ICD10CM//E11.6"]["parent_codes"]) == {"ICD10CM//E11"}
+    assert found.events.coverage["codes"]["SNOMED"]["kept"] == 1
+
+
+def test_text_alone_is_kept_as_text(converted, fhir):
+    found = converted(fhir.mary, fhir.condition(code={"text": " Chest \n pain "}))
+    assert found.codes_of("Condition/c1") == ["TEXT//Chest pain"]
+    assert found.events.coverage["codes"]["TEXT"] == {"kept": 0, "mapped": 0, "unmapped": 1}
+
+
+def test_a_coding_without_a_code_or_for_absence_is_passed_over(converted, fhir):
+    absent = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
+    found = converted(
+        fhir.mary,
+        coded(fhir, "c1", (absent, "unknown"), (SNOMED, "44054006")),
+        coded(fhir, "c2", (SNOMED, None, "Asthma"), text="Asthma"),
+        coded(fhir, "c3", (absent, "unknown")),
+    )
+    assert found.codes_of("Condition/c1") == ["SNOMED//44054006"]
+    assert found.codes_of("Condition/c2") == ["TEXT//Asthma"]
+    assert found.coverage["Condition"]["unused"] == {"no_code": 1}
+
+
+def test_an_allergy_is_not_the_drug(converted, fhir):
+    allergy = {
+        "resourceType": "AllergyIntolerance",
+        "id": "a",
+        "patient": {"reference": "Patient/mary"},
+        "recordedDate": "2020-01-01",
+        "code": {"coding": [{"system": "http://www.nlm.nih.gov/research/umls/rxnorm", "code": "7980"}]},
+    }
+    found = converted(fhir.mary, allergy)
+    assert found.codes_of("AllergyIntolerance/a") == ["ALLERGY//RxNorm//7980"]
+    assert table(found)["ALLERGY//RxNorm//7980"]["parent_codes"] == ["RxNorm//7980"]
+
+
+def test_every_code_and_every_parent_is_in_the_table(converted, fhir):
+    answer = {"coding": [{"system": SNOMED, "code": "260385009", "display": "Negative"}]}
+    found = converted(fhir.mary, fhir.visit(), fhir.observation(valueCodeableConcept=answer), fhir.condition())
+    codes = table(found)
+    assert set(found.frame["code"]) <= set(codes)
+    assert {parent for row in codes.values() for parent in row["parent_codes"]} <= set(codes)
+    assert codes["LOINC//2345-7//SNOMED//260385009"] == {
+        "code": "LOINC//2345-7//SNOMED//260385009",
+        "description": "Glucose: Negative",
+        "parent_codes": ["LOINC//2345-7"],
+    }

@@ -1,0 +1,117 @@
+"""When a fact could be known: the order of fallbacks, and what is never taken from a later state."""
+
+from datetime import datetime
+
+import pytest
+
+
+def time_of(found, resource_id):
+    times = {event["time"] for event in found.of(resource_id)}
+    return times.pop() if len(times) == 1 else times
+
+
+@pytest.mark.parametrize(
+    ("given", "time"),
+    [
+        ({}, datetime(2020, 1, 1, 10)),
+        ({"onsetDateTime": "2019-05-01"}, datetime(2020, 1, 1, 10)),  # recorded later than it began
+        ({"onsetDateTime": "2020-02-01"}, datetime(2020, 2, 1, 23, 59, 59, 999999)),  # dated ahead
+        ({"recordedDate": None, "onsetDateTime": "2019-05"}, datetime(2019, 5, 31, 23, 59, 59, 999999)),
+        (
+            {"recordedDate": None, "onsetDateTime": "2019", "encounter": {"reference": "Encounter/e1"}},
+            datetime(2020, 1, 5, 12),
+        ),
+        ({"recordedDate": None, "encounter": {"reference": "Encounter/e1"}}, datetime(2020, 1, 5, 12)),
+        ({"recordedDate": None, "onsetPeriod": {"start": "2019-05-01T00:00:00+02:00"}}, datetime(2019, 4, 30, 22)),
+    ],
+)
+def test_condition(converted, fhir, given, time):
+    resource = {key: value for key, value in fhir.condition(**given).items() if value is not None}
+    assert time_of(converted(fhir.mary, fhir.visit(), resource), "Condition/c1") == time
+
+
+@pytest.mark.parametrize(
+    ("given", "time"),
+    [
+        ({"issued": "2020-01-02T00:00:00.5Z"}, datetime(2020, 1, 2, 0, 0, 0, 500000)),
+        ({"issued": "2019-12-31T00:00:00Z"}, datetime(2020, 1, 1, 10)),
+        ({"effectiveDateTime": None, "effectiveInstant": "2020-01-01T10:00:00Z"}, datetime(2020, 1, 1, 10)),
+        (
+            {"effectiveDateTime": None, "effectivePeriod": {"start": "2020-01-01", "end": "2020-01-03"}},
+            datetime(2020, 1, 3, 23, 59, 59, 999999),
+        ),
+        ({"effectiveDateTime": None, "encounter": {"reference": "Encounter/e1"}}, datetime(2020, 1, 5, 12)),
+    ],
+)
+def test_observation(converted, fhir, given, time):
+    resource = {key: value for key, value in fhir.observation(**given).items() if value is not None}
+    assert time_of(converted(fhir.mary, fhir.visit(), resource), "Observation/o1") == time
+
+
+def test_without_a_time_it_is_no_event(converted, fhir):
+    undated = fhir.condition(recordedDate=None)
+    open_visit = fhir.visit("open", status="in-progress", period={"start": "2020-01-01T08:00:00Z"})
+    waiting = fhir.condition("c2", recordedDate=None, encounter={"reference": "Encounter/open"})
+    found = converted(fhir.mary, undated, open_visit, waiting)
+    assert found.coverage["Condition"]["unused"] == {"no_time": 1, "visit_open": 1}
+    assert found.codes_of("Encounter/open") == ["VISIT_START//IMP"]
+
+
+def test_what_is_said_at_discharge_is_known_at_discharge(converted, fhir):
+    disposition = {"coding": [{"system": "http://www.nubc.org/patient-discharge", "code": "20", "display": "Expired"}]}
+    visit = fhir.visit(
+        type=[{"coding": [{"system": "http://snomed.info/sct", "code": "185347001"}]}],
+        reasonCode=[{"coding": [{"system": "http://snomed.info/sct", "code": "22298006"}]}],
+        hospitalization={"dischargeDisposition": disposition},
+    )
+    found = converted(fhir.mary, visit)
+    start, end = datetime(2020, 1, 1, 8), datetime(2020, 1, 5, 12)
+    assert {event["code"]: event["time"] for event in found.of("Encounter/e1")} == {
+        "VISIT_START//IMP": start,
+        "VISIT_TYPE//SNOMED//185347001": start,
+        "VISIT_END//IMP": end,
+        "VISIT_REASON//SNOMED//22298006": end,
+        "DISCHARGE//exp": end,
+    }
+    assert {event["visit_id"] for event in found.of("Encounter/e1")} == {"e1"}
+
+
+def test_birth_is_the_first_moment_and_death_the_last_of_a_date(converted, fhir):
+    found = converted({**fhir.mary, "birthDate": "1950", "deceasedDateTime": "2020-05-01"})
+    times = {event["code"]: event["time"] for event in found.of("Patient/mary")}
+    assert times == {
+        "GENDER//female": None,
+        "MEDS_BIRTH": datetime(1950, 1, 1),
+        "MEDS_DEATH": datetime(2020, 5, 1, 23, 59, 59, 999999),
+    }
+
+
+def test_death_without_a_time_is_no_event(converted, fhir):
+    found = converted({**fhir.mary, "deceasedBoolean": True})
+    assert found.codes_of("Patient/mary") == ["GENDER//female", "MEDS_BIRTH"]
+
+
+def test_the_amount_of_an_infusion_is_not_known_when_it_begins(converted, fhir):
+    drug = {"coding": [{"system": "http://www.nlm.nih.gov/research/umls/rxnorm", "code": "1"}]}
+    given = {
+        "resourceType": "MedicationAdministration",
+        "status": "completed",
+        "subject": {"reference": "Patient/mary"},
+        "medicationCodeableConcept": drug,
+        "dosage": {"dose": {"value": 5, "code": "mg"}},
+    }
+    bolus = {**given, "id": "bolus", "effectiveDateTime": "2020-01-01T10:00:00Z"}
+    drip = {**given, "id": "drip", "effectivePeriod": {"start": "2020-01-01T10:00:00Z", "end": "2020-01-02T10:00:00Z"}}
+    found = converted(fhir.mary, bolus, drip)
+    assert found.of("MedicationAdministration/bolus")[0]["numeric_value"] == 5
+    event = found.of("MedicationAdministration/drip")[0]
+    assert event["time"] == datetime(2020, 1, 1, 10)
+    assert event["numeric_value"] is None
+
+
+def test_a_stray_year_does_not_end_the_export(converted, fhir):
+    many = [fhir.observation(f"o{n}", effectiveDateTime=f"2020-01-{n % 28 + 1:02}T10:00:00Z") for n in range(1500)]
+    stray = fhir.observation("stray", effectiveDateTime="2062-01-01T10:00:00Z")
+    found = converted(fhir.mary, *many, stray)
+    assert found.events.export.latest_event == datetime(2020, 1, 28, 10)
+    assert len(found.of("Observation/stray")) == 1

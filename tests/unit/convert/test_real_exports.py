@@ -1,0 +1,78 @@
+"""Whole exports: every resource is accounted for. Needs the folder of records."""
+
+import json
+
+import pytest
+
+from ehr_tl.convert import convert
+
+
+def check_counts(events) -> int:
+    counts = events.coverage["resources"]
+    for name, found in counts.items():
+        assert found["read"] == found["used"] + sum(found["unused"].values()) + sum(found["set_aside"].values()), name
+    aside = sum(sum(found["set_aside"].values()) for found in counts.values())
+    assert len((events.folder / "quarantine.ndjson").read_text().splitlines()) == aside
+    return sum(found["read"] for found in counts.values())
+
+
+def test_mimic_demo(data, tmp_path):
+    events = convert(data / "mimic_iv_demo_fhir" / "fhir", "mimic_iv", tmp_path / "events")
+    assert check_counts(events) == 152_346
+    counts = events.coverage["resources"]
+    assert not any(found["set_aside"] for found in counts.values())
+    assert counts["Condition"]["used"] == 5_051
+    assert counts["MedicationRequest"]["used"] == 17_552
+    frame = events.scan().collect()
+    codes = dict(frame["code"].value_counts().iter_rows())
+    assert codes["VISIT_START//IMP"] == 275
+    assert codes["DISCHARGE//exp"] == 15
+    assert codes["MEDS_DEATH"] == 31
+    assert events.export.dates_shifted
+    assert events.export.patients == 100
+
+
+def test_synthea_bundles_as_written(data, tmp_path):
+    """Transaction Bundles in a zip: urn:uuid references, every resource type, two Bundles without a patient."""
+    events = convert(data / "synthea" / "as_written" / "bundles.zip", "synthea", tmp_path / "events")
+    assert check_counts(events) == 16_451
+    counts = events.coverage["resources"]
+    assert counts["Condition"]["used"] == counts["Condition"]["read"] == 701
+    assert counts["Observation"]["used"] == counts["Observation"]["read"] == 5_538
+    assert counts["Claim"]["unused"] == {"no_view": 1_595}
+    assert events.export.patients == 25
+    assert events.export.synthetic
+
+
+@pytest.mark.slow
+def test_planted_faults(data, tmp_path):
+    """A hospital with local codes and faults whose truth is known, read with the base adapter and its own maps."""
+    folder = tmp_path / "local"
+    (folder / "concept_maps").mkdir(parents=True)
+    for path in (data / "synthea" / "target_local_maps").glob("*.json"):
+        (folder / "concept_maps" / path.name).write_bytes(path.read_bytes())
+    (folder / "adapter.yaml").write_text(
+        "name: local\ntitle: Local\nextends: fhir_r4\nplausible: {value: 1.0e+7}\nsynthetic: true\n"
+    )
+    truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())
+    events = convert(data / "synthea" / "target_local", folder, tmp_path / "events")
+    assert check_counts(events) == sum(truth["lines"].values())
+    quarantine = [json.loads(line) for line in (events.folder / "quarantine.ndjson").read_text().splitlines()]
+    aside = {
+        reason: sorted(line["resource_id"].partition("/")[2] for line in quarantine if line["reason"] == reason)
+        for reason in ("unknown_patient", "implausible_value", "repeated")
+    }
+    assert aside == {
+        "unknown_patient": truth["orphan_observations"],
+        "implausible_value": truth["implausible_values"],
+        "repeated": truth["repeated_observations"],
+    }
+    counts = events.coverage["resources"]
+    refuted = {f"verification:{status}" for status in ("refuted", "entered-in-error")}
+    assert sum(counts["Condition"]["unused"][reason] for reason in refuted & set(counts["Condition"]["unused"])) == len(
+        truth["refuted_conditions"]
+    )
+    assert counts["Observation"]["unused"]["status:entered-in-error"] == len(truth["entered_in_error_observations"])
+    assert counts["Patient"]["unused"] == {"replaced": len(truth["merged_patients"])}
+    used = {row["resource_id"] for row in events.scan().select("resource_id").unique().collect().to_dicts()}
+    assert not used & {f"Condition/{key}" for key in truth["refuted_conditions"]}

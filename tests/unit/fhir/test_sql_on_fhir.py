@@ -1,0 +1,36 @@
+"""The SQL-on-FHIR test suite (https://sql-on-fhir.org), as data in EHR_TL_DATA."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ehr_tl.errors import AdapterError
+from ehr_tl.fhir.views import compile_view, run_view
+
+_FOLDER = Path(os.environ.get("EHR_TL_DATA", ""), "sql_on_fhir", "tests")
+
+
+def _cases():
+    for file in sorted(_FOLDER.glob("*.json")):
+        suite = json.loads(file.read_text())
+        for number, test in enumerate(suite["tests"]):
+            yield pytest.param(suite["resources"], test, id=f"{file.stem}-{number}-{test['title']}")
+
+
+def _sorted(rows):
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+@pytest.mark.skipif(not _FOLDER.is_dir(), reason="EHR_TL_DATA does not name a folder with sql_on_fhir/tests")
+@pytest.mark.parametrize("resources, test", _cases())
+def test_official_case(resources, test):
+    if test.get("expectError"):
+        with pytest.raises(AdapterError):
+            run_view(test["view"], resources)
+        return
+    rows = run_view(test["view"], resources)
+    assert _sorted(rows) == _sorted(test["expect"])
+    if "expectColumns" in test:
+        assert list(compile_view(test["view"]).columns) == test["expectColumns"]

@@ -1,0 +1,73 @@
+"""Calibration against a known truth."""
+
+import numpy as np
+import pytest
+
+from ehr_tl.models.calibration import Calibration, calibrate, sigmoid, stacking_weight
+
+
+def population(n: int, seed: int, centre: float = -2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True logits, labels, subjects (one row each)."""
+    random = np.random.default_rng(seed)
+    truth = random.normal(centre, 1.2, n)
+    return truth, (random.random(n) < sigmoid(truth)).astype(float), np.arange(n)
+
+
+def test_a_calibrated_model_is_mostly_left_alone():
+    methods = [calibrate(*population(400, seed)).method for seed in range(40)]
+    assert methods.count("none") >= 34
+
+
+def test_a_shifted_model_with_few_events_gets_an_intercept():
+    truth, label, subject = population(250, 0, centre=-2.5)
+    fitted = calibrate(truth + 3.0, label, subject)
+    assert (fitted.method, fitted.slope) == ("intercept", 1.0)
+    assert fitted.events < 50
+    assert fitted.intercept == pytest.approx(-3.0, abs=0.5)
+    assert np.sum(sigmoid(fitted(truth + 3.0))) == pytest.approx(label.sum(), rel=1e-3)
+
+
+def test_an_overconfident_model_with_many_events_gets_its_slope_back():
+    truth, label, subject = population(8_000, 1)
+    fitted = calibrate(0.5 + 2.5 * truth, label, subject)
+    assert fitted.method == "slope"
+    assert fitted.slope == pytest.approx(0.4, abs=0.05)
+    assert np.abs(sigmoid(fitted(0.5 + 2.5 * truth)) - sigmoid(truth)).mean() < 0.01
+
+
+def test_the_slope_is_shrunk_when_events_are_scarce():
+    truth, label, subject = population(500, 2)
+    free = calibrate(4 * truth, np.tile(label, 1), subject).slope
+    assert 0.25 < free < 0.6
+
+
+def test_stated_variance_covers_the_spread_over_repetitions():
+    at = np.array([-3.0, -1.0])
+    fits = [calibrate(2 * t - 1, y, s) for t, y, s in (population(2_000, seed) for seed in range(60))]
+    spread = np.var([fit(at) for fit in fits], axis=0)
+    stated = np.mean([fit.variance(at) for fit in fits], axis=0)
+    assert np.all((stated / spread > 0.5) & (stated / spread < 2.0))
+
+
+def test_repeating_each_row_adds_no_certainty():
+    truth, label, subject = population(300, 3)
+    once = calibrate(truth + 1, label, subject)
+    often = calibrate(*(np.repeat(x, 5) for x in (truth + 1, label, subject)))
+    assert often.covariance[0] == pytest.approx(once.covariance[0], rel=0.05)
+
+
+def test_survives_json_and_extreme_logits():
+    fitted = calibrate(np.array([-800.0, 800.0, 0.1, 0.2]), np.array([0.0, 1.0, 0.0, 1.0]), np.arange(4))
+    assert Calibration.from_json(fitted.to_json()) == fitted
+    assert np.isfinite([fitted.intercept, *fitted.covariance]).all()
+
+
+def test_the_blend_stays_near_equal_with_few_events_and_finds_the_better_model_with_many():
+    random = np.random.default_rng(0)
+    truth, label, _ = population(20_000, 4)
+    noise = random.normal(-2, 1.2, len(truth))
+    assert stacking_weight(truth, noise, label) > 0.9
+    assert stacking_weight(noise, truth, label) < 0.1
+    few = slice(0, 60)
+    assert 0.3 <= stacking_weight(truth[few], noise[few], label[few]) <= 0.75
+    assert stacking_weight(truth, truth, label) == 0.5

@@ -1,0 +1,146 @@
+"""The page: self-contained, complete, honest about little data, and free of anything but ids."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from ehr_tl import schema
+from ehr_tl.evaluate import evaluate
+from ehr_tl.report import write_model_card, write_report
+
+VOID = {"meta", "br", "img", "hr", "input", "link"}
+
+
+class Checker(HTMLParser):
+    """Collects ids and links, and the tags that were opened and not closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults, self.ids, self.links, self.sources = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        given = dict(attributes)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given["href"]] if "href" in given else []
+        self.sources += [given["src"]] if "src" in given else []
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+
+def rendered(path, inputs):
+    write_report(path / "report.html", inputs)
+    return (path / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(page):
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    return rendered(tmp_path_factory.mktemp("report"), results)
+
+
+def test_is_well_formed_small_and_loads_nothing(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.faults == [] and checker.open == []
+    assert checker.sources == [] and all(link.startswith("#") for link in checker.links)
+    assert {link[1:] for link in checker.links} <= set(checker.ids)
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert len(page.encode()) < 500_000
+
+
+def test_has_every_section(page):
+    words = text_of(page)
+    for title in (
+        "The answer",
+        "Worklist",
+        "Who was asked about",
+        "What was read",
+        "How good it is",
+        "Models side by side",
+        "What drives the risk",
+        "Example patients",
+        "Subgroups",
+        "What this must not be used for",
+        "How it was made",
+    ):
+        assert f" {title} " in words
+    assert page.count("<svg") == 4
+    assert "nan" not in words.lower().split() and "None" not in words.split()
+
+
+def test_figures_on_the_page_are_those_of_the_metrics(page, results):
+    words = text_of(page)
+    best = results.metrics["models"]["blend"]
+    auroc = best["auroc"]
+    assert f"{auroc['value']:.2f} 0.5 is chance" in words
+    assert f"{auroc['lower']:.2f} to {auroc['upper']:.2f}" in words
+    top = results.current.row(0, named=True)
+    assert re.search(rf"1 {top['patient_id']} {100 * top['risk']:.0f}%", words)
+
+
+def test_says_that_it_is_synthetic_only_when_it_is(results, tmp_path):
+    real = replace(results, export=replace(results.export, synthetic=False, notice="Credit: X."))
+    words = text_of(rendered(tmp_path, real))
+    assert "Nobody in this report exists" not in words and "synthetic" not in words.lower()
+    assert "Credit: X." in words
+    assert "Nobody in this report exists" in text_of(rendered(tmp_path, results))
+
+
+def test_text_from_the_record_is_escaped(results, tmp_path):
+    nasty = results.explanations.with_columns(description=pl.lit("<script>alert(1)</script>"))
+    page = rendered(tmp_path, replace(results, explanations=nasty))
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_few_outcomes_are_said_first(make_results, tmp_path):
+    few = make_results(subjects=24, seed=4)
+    assert not few.metrics["enough"]["ok"]
+    words = text_of(rendered(tmp_path, few))
+    assert "Too few outcomes" in words and "take the list as a demonstration" in words
+    assert "can be read as percentages" not in words
+
+
+def test_shifted_dates_leave_nobody_current(results, tmp_path):
+    past = results.scores.filter(pl.col("split") == schema.HELD_OUT)
+    shifted = replace(results, scores=past, export=replace(results.export, dates_shifted=True))
+    words = text_of(rendered(tmp_path, shifted))
+    assert "nobody can be scored for today" in words
+    assert "Highest with the outcome" in words and "Highest risk now" not in words
+
+
+def test_lightgbm_alone_is_reported(results, tmp_path):
+    only = pl.col("model") == schema.LIGHTGBM
+    scores = results.scores.filter(only).with_columns(chosen=pl.lit(True))
+    config = replace(results.pipeline, transformer=None)
+    people = pl.DataFrame(schema={"subject_id": pl.Int64, "birth": schema.TIME, "sex": pl.String})
+    metrics = evaluate(scores, results.labelled, None, config.evaluation, people)
+    parts = results.explanations.with_columns(model=pl.lit(schema.LIGHTGBM))
+    alone = replace(results, pipeline=config, scores=scores, metrics=metrics, explanations=parts)
+    words = text_of(rendered(tmp_path, alone))
+    assert "Differences, paired" not in words and "Transformer" not in words
+
+
+def test_model_card_names_no_patient(results, tmp_path):
+    write_model_card(tmp_path / "MODEL_CARD.md", results)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Synthetic data" in card and "Not meant for" in card
+    assert not re.search(r"\bp\d+\b", card)
+    tables = [line for line in card.splitlines() if line.startswith("|")]
+    models = tables[tables.index(next(t for t in tables if t.startswith("| Model | |"))) :][:6]
+    assert len({line.count("|") for line in models}) == 1 and len(models) == 6
