@@ -22,6 +22,7 @@ from ehr_tl.models.screening import screen
 INNER_FOLDS = 3
 PATIENCE = 15  # rounds without a better mean loss
 MOST_FEATURES = 500
+LEAF = (5, 20)  # fewest rows in a leaf: where rows are few, and where they are many
 
 FIXED = {
     "objective": "binary",
@@ -56,15 +57,16 @@ class Tuned:
     shift: float
 
 
-def candidates(config: LightGBMConfig, seed: int) -> list[dict[str, Any]]:
-    """`config.trials` settings: four that differ most, then random ones.
+def candidates(config: LightGBMConfig, rows: int, seed: int) -> list[dict[str, Any]]:
+    """`config.trials` settings for so many training rows: four that differ most, then random ones.
 
     Examples:
-        >>> [c["max_depth"] for c in candidates(LightGBMConfig(max_depth=3, trials=3), seed=0)]
+        >>> [c["max_depth"] for c in candidates(LightGBMConfig(max_depth=3, trials=3), rows=1000, seed=0)]
         [1, 2, 3]
     """
     deepest = config.max_depth
-    usual = {"extra_trees": False, "lambda_l2": 10.0, "feature_fraction": 0.3, "min_data_in_leaf": 20}
+    leaf = int(np.clip(rows // 10, *LEAF))  # of a few dozen rows, leaves of twenty would leave nothing to split
+    usual = {"extra_trees": False, "lambda_l2": 10.0, "feature_fraction": 0.3, "min_data_in_leaf": leaf}
     first = [
         {**usual, "max_depth": 1},
         {**usual, "max_depth": min(2, deepest)},
@@ -94,7 +96,7 @@ def tune(
     """
     fold = subject_folds(subject, label, INNER_FOLDS, seed)
     parts = [_Part(matrix, label, fold != k, fold == k) for k in range(INNER_FOLDS) if label[fold == k].any()]
-    tuned = min((_try(parts, trial, config.rounds, seed) for trial in candidates(config, seed)), key=lambda t: t.loss)
+    tuned = min((_try(parts, trial, config.rounds, seed) for trial in candidates(config, len(label), seed)), key=lambda t: t.loss)
     kept = screen(matrix, label, MOST_FEATURES)
     parameters = _parameters(tuned.parameters, seed)
     data = lgb.Dataset(matrix[:, kept], label, params=parameters)

@@ -86,11 +86,11 @@ def test_holds_nothing_stray(members: list[str]) -> None:
 
 def test_holds_all_that_is_tracked(members: list[str], repository: Path) -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "ehr_tl", "adapters", "pipelines"], cwd=repository, capture_output=True, text=True
+        ["git", "ls-files", "-z", "ehr_tl", "adapters", "pipelines"], cwd=repository, capture_output=True, text=True
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    expected = {re.sub("^(adapters|pipelines)/", r"ehr_tl/_bundled/\1/", name) for name in listed.stdout.splitlines()}
+    expected = {re.sub("^(adapters|pipelines)/", r"ehr_tl/_bundled/\1/", name) for name in listed.stdout.split("\0")[:-1]}
     assert expected - set(members) == set()
 
 

@@ -6,7 +6,7 @@ from scipy import sparse
 from ehr_tl.config import LightGBMConfig
 from ehr_tl.models.gradient_boosting import EXPLAINED, OTHERS, GradientBoostingLearner
 from ehr_tl.models.screening import screen, without_twins
-from ehr_tl.models.tuning import candidates
+from ehr_tl.models.tuning import candidates, tune
 
 CONFIG = LightGBMConfig(windows_days=(90, 365), rounds=60, trials=2)
 
@@ -122,6 +122,16 @@ def test_twins_are_dropped_but_near_twins_kept():
 
 def test_as_many_candidates_as_asked_for_and_none_too_deep():
     for trials in (1, 4, 9):
-        tried = candidates(LightGBMConfig(trials=trials, max_depth=2), seed=3)
+        tried = candidates(LightGBMConfig(trials=trials, max_depth=2), rows=1000, seed=3)
         assert len(tried) == trials
         assert all(trial["max_depth"] <= 2 for trial in tried)
+
+
+def test_something_is_learned_from_a_few_dozen_rows():
+    """Leaves of a size that suits thousands of rows would leave nothing to split."""
+    rng = np.random.default_rng(0)
+    label = (np.arange(36) % 3 == 0).astype(float)
+    matrix = sparse.csr_matrix(np.column_stack([label + rng.normal(0, 0.3, 36) + 3, rng.normal(5, 1, 36)]))
+    booster, kept, _ = tune(matrix, label, np.arange(36), LightGBMConfig(trials=1), seed=0)
+    risk = booster.predict(matrix[:, kept], raw_score=True)
+    assert risk[label == 1].mean() > risk[label == 0].mean() + 0.5
