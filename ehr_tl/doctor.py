@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from ehr_tl.cohort import feasibility
+from ehr_tl.concepts import concept, names_of
 from ehr_tl.config import TransformerConfig, load_pipeline, pipeline_names
 from ehr_tl.convert import convert
 from ehr_tl.convert.guess import guess_adapter
@@ -97,19 +98,18 @@ def _checkpoint() -> str:
 
 
 def _count(events: Events) -> pl.DataFrame:
-    """Per code `system`, `events`, `subjects` and whether it, or a parent, is `known` to the checkpoint."""
+    """Per concept `code`, `system`, `events`, `subjects` and whether any of its names is `known` to the checkpoint."""
     from ehr_tl.models.checkpoint import checkpoint_path
     from ehr_tl.tokens.vocabulary import Vocabulary
 
     seen = set(Vocabulary.load(checkpoint_path(_checkpoint()) / "vocabulary.json").codes)
-    parents = dict(events.codes.select("code", "parent_codes").iter_rows())
     counts = (
         events.scan()
-        .group_by("code")
+        .group_by("code", concept=concept())
         .agg(pl.len().alias("events"), pl.col("subject_id").n_unique().alias("subjects"))
         .collect()
     )
-    known = [not seen.isdisjoint([code, *(parents.get(code) or ())]) for code in counts["code"]]
+    known = [not seen.isdisjoint(events.hierarchy.above(*names_of(each))) for each in counts["concept"]]
     systems = events.coverage["codes"]
     owner = [next((part for part in code.split("//") if part in systems), "") for code in counts["code"]]
     return counts.with_columns(pl.Series("known", known, pl.Boolean), pl.Series("system", owner, pl.String))
@@ -118,7 +118,7 @@ def _count(events: Events) -> pl.DataFrame:
 def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> list[dict[str, Any]]:
     totals = counts.group_by("system").agg(
         pl.col("events").sum(),
-        pl.len().alias("codes"),
+        pl.col("code").n_unique().alias("codes"),
         (pl.col("events").filter("known").sum() / pl.col("events").sum()).alias("known"),
     )
     found = {row["system"]: row for row in totals.to_dicts()}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from ehr_tl.concepts import Hierarchy
 from ehr_tl.errors import RunError
 from ehr_tl.files import read_json
+
+#: Records that ended longer before a date than this say too little of the patients' state on that day.
+STALE = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Events:
     @cached_property
     def codes(self) -> pl.DataFrame:
         return pl.read_parquet(self.folder / "metadata" / "codes.parquet")
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """Which codes lie above which."""
+        pairs = self.codes.select("code", "parent_codes").iter_rows()
+        return Hierarchy({code: tuple(parents) for code, parents in pairs if parents})
 
     @cached_property
     def subjects(self) -> pl.DataFrame:

@@ -23,6 +23,7 @@ EVENTS = {
     "visit_id": pl.String,  # id of the Encounter, without "Encounter/"
     "resource_id": pl.String,  # "Type/id" of the FHIR resource that said so
     "source_code": pl.String,  # what the hospital wrote, where `code` is the target of a concept map
+    "other_codes": pl.List(pl.String),  # further codes of the same fact, null where there are none
 }
 
 #: `metadata/codes.parquet`: every code of the events and every parent named.

@@ -15,7 +15,7 @@ from ehr_tl.cohort.predicates import find_predicates
 from ehr_tl.cohort.task import INDEX, compile_task
 from ehr_tl.config import Pipeline, TaskConfig
 from ehr_tl.errors import CohortError, EhrTlError, RunError
-from ehr_tl.events import Events
+from ehr_tl.events import STALE, Events
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.schema import BIRTH, COHORT, CURRENT
 
@@ -26,9 +26,6 @@ TRAINABLE, EVALUABLE, COMFORTABLE = 5, 20, 100
 
 #: How many codes an error names.
 NAMED = 8
-
-#: Records that ended longer before the as-of date than this say too little of the patients' state on that day.
-STALE = timedelta(days=366)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import polars as pl
 
-from ehr_tl.cohort.predicates import Predicates
+from ehr_tl.cohort.predicates import Predicates, alive
 from ehr_tl.cohort.task import Constraint, Task
 from ehr_tl.schema import COHORT, CURRENT, TIME
 
@@ -40,8 +40,8 @@ def windows(task: Task, predicates: Predicates) -> pl.DataFrame:
     """Every trigger with its windows, constraints not yet applied.
 
     Returns:
-        `subject_id`, `trigger`, `prediction_time`, `death`, and per window `<name>.end` and the struct `<name>`, whose
-        fields count the predicates in it.
+        `subject_id`, `trigger`, `prediction_time`, `death` and `until` (as in `Predicates.lives`), and per window
+        `<name>.end` and the struct `<name>`, whose fields count the predicates in it.
     """
     from aces.query import query
 
@@ -50,7 +50,7 @@ def windows(task: Task, predicates: Predicates) -> pl.DataFrame:
     found = query(task.aces(), predicates.frame)
     columns = {"subject_id": pl.Int64, "trigger": TIME, "prediction_time": TIME}
     if found.is_empty():
-        return pl.DataFrame(schema={**columns, "death": TIME})
+        return pl.DataFrame(schema={**columns, "death": TIME, "until": TIME})
     # ACES keeps a trigger whose windows could not be placed as a row without times.
     found = found.rename({"index_timestamp": "prediction_time"}).drop_nulls(["trigger", "prediction_time"])
     parts = []
@@ -59,7 +59,7 @@ def windows(task: Task, predicates: Predicates) -> pl.DataFrame:
         summary = pl.col(f"{name}.{side}_summary")
         parts += [summary.alias(name), summary.struct.field("timestamp_at_end").alias(f"{name}.end")]
     found = found.select(*columns, *parts)
-    return found.join(predicates.lives.select("subject_id", "death"), on="subject_id", how="left")
+    return found.join(predicates.lives.drop("first"), on="subject_id", how="left")
 
 
 def labelled(
@@ -79,14 +79,18 @@ def labelled(
         flow.add("Every window has a beginning", placed)
     if placed.is_empty():
         return pl.DataFrame(schema=COHORT)
-    rows = flow.add("Alive at the prediction time", placed.filter(_alive()))
+    rows = flow.add("Alive at the prediction time", placed.filter(alive("prediction_time")))
     if index_from:
         text = f"Prediction time from {index_from.date()} on"
         rows = flow.add(text, rows.filter(pl.col("prediction_time") >= index_from))
     for constraint in task.constraints:
         rows = flow.add(str(constraint), rows.filter(_holds(constraint)))
-    ended = pl.all_horizontal(pl.col(f"{name}.end") <= closes for name in task.config.windows)
-    rows = flow.add(f"Outcome known: every window closed by {closes:%Y-%m-%d}", rows.filter(ended))
+    ends = [pl.col(f"{name}.end") for name in task.config.windows]
+    closed = pl.all_horizontal(end <= closes for end in ends)
+    rows = flow.add(f"Outcome known: every window closed by {closes:%Y-%m-%d}", rows.filter(closed))
+    if rows["until"].count():
+        followed = pl.all_horizontal(pl.col("until").is_null() | (end <= pl.col("until")) for end in ends)
+        rows = flow.add("Every window closed before a death of unknown date", rows.filter(followed))
     label = (_label(task) == 0) if task.config.absent else (_label(task) > 0)
     rows = rows.sort("subject_id", "prediction_time", "trigger").select(
         "subject_id", "prediction_time", label.alias("boolean_value")
@@ -105,16 +109,13 @@ def current(task: Task, placed: pl.DataFrame, index_from: datetime | None, as_of
     if placed.is_empty():
         return pl.DataFrame(schema=CURRENT)
     ends = pl.col(f"{task.label_window}.end")
-    open_now = (pl.col("prediction_time") <= as_of) & (ends > as_of) & (_label(task) == 0) & pl.col("death").is_null()
+    living = pl.col("death").is_null() & pl.col("until").is_null()
+    open_now = (pl.col("prediction_time") <= as_of) & (ends > as_of) & (_label(task) == 0) & living
     if index_from:
         open_now &= pl.col("prediction_time") >= index_from
     held = [_holds(constraint, open_at=as_of) for constraint in task.constraints]
     rows = placed.filter(open_now, *held).sort("subject_id", "prediction_time")
     return rows.unique("subject_id", keep="last", maintain_order=True).select(*CURRENT).cast(CURRENT)
-
-
-def _alive() -> pl.Expr:
-    return pl.col("death").is_null() | (pl.col("prediction_time") < pl.col("death"))
 
 
 def _label(task: Task) -> pl.Expr:

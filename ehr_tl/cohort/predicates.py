@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from ehr_tl.cohort.task import INDEX, OR_EXPORT_END, Task
+from ehr_tl.concepts import Hierarchy, concept, names_of
 from ehr_tl.errors import PipelineError
 from ehr_tl.events import Events
 from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, TIME
@@ -19,6 +20,8 @@ from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, TIME
 DEATH_CODES = (DEATH, f"{DISCHARGE}//exp")
 
 ANY, RECORD_START = "_ANY_EVENT", "_RECORD_START"
+
+_DAY = timedelta(days=1) - timedelta(microseconds=1)
 
 #: Between the export's end and the row that stands for it: later than any prediction time, planned ones too.
 AFTER = timedelta(days=36_525)
@@ -30,7 +33,8 @@ class Predicates:
 
     Attributes:
         frame: `subject_id`, `timestamp` (unique together) and a count per predicate; only rows that matter.
-        lives: `subject_id`, `first` (first event, birth excepted) and `death` (null while alive), static criteria met.
+        lives: `subject_id`, `first` (first event, birth excepted), `death` (null while alive) and `until` (the last
+            event of those who are dead since nobody knows when; null for all others), static criteria met.
         counts: Predicate -> `events` and `subjects` that satisfy it.
         absent_codes: Codes and patterns of the outcome that no event has.
     """
@@ -44,13 +48,15 @@ class Predicates:
 def find_predicates(events: Events, task: Task, as_of: datetime, index_from: datetime | None) -> Predicates:
     """Evaluates a task's predicates over the events up to `as_of`.
 
-    A code satisfies a predicate if itself or one of its parents does, so a predicate may name the category or any of
-    the codes that the hospital gave for the same fact. A code under a role (`VISIT_REASON//SNOMED//44054006`) does so
-    by its whole name only. Dates at which nothing of use happened have no row.
+    An event satisfies a predicate if its code, one of its other codes or one of their parents does, so a predicate may
+    name the category or any of the codes that the hospital gave for the same fact. A code under a role
+    (`VISIT_REASON//SNOMED//44054006`) does so by its whole name only. Dates at which nothing of use happened have no
+    row.
     """
     known = (pl.col("time") <= as_of) | pl.col("time").is_null()
     seen = events.scan().filter(known)
-    names = _Names(seen, events.codes)
+    called = seen.with_columns(code=concept())
+    names = _Names(called, events.hierarchy)
     plain = {name: predicate for name, predicate in task.plain().items() if name != INDEX}
     matched = {name: names.matching(name, predicate) for name, predicate in plain.items()}
     tests = [
@@ -58,7 +64,7 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
     ]
     wanted = pl.Series(sorted(set().union(*matched.values())), dtype=pl.String).implode()
     columns = ["subject_id", pl.col("time").cast(TIME).alias("timestamp"), *tests]
-    facts = seen.filter(pl.col("code").is_in(wanted)).select(columns).collect()
+    facts = called.filter(pl.col("code").is_in(wanted)).select(columns).collect()
     static = [name for name, predicate in plain.items() if predicate.static]
     lives = _lives(seen)
     for name in static:
@@ -79,16 +85,15 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
 
 
 class _Names:
-    """The codes of the events, each with everything it may be called: itself and its parents."""
+    """The concepts of the events, each with everything it may be called."""
 
-    def __init__(self, seen: pl.LazyFrame, told: pl.DataFrame):
-        codes = seen.select(pl.col("code").unique()).collect()["code"].drop_nulls().to_list()
-        parents = {code: parents for code, parents in told.select("code", "parent_codes").iter_rows() if parents}
-        pairs = [(code, name) for code in codes for name in _with_ancestors(code, parents)]
-        self.pairs = pl.DataFrame(pairs, schema={"event_code": pl.String, "code": pl.String}, orient="row")
+    def __init__(self, called: pl.LazyFrame, hierarchy: Hierarchy):
+        concepts = called.select(pl.col("code").unique()).collect()["code"].drop_nulls().to_list()
+        pairs = [(each, name) for each in concepts for code in names_of(each) for name in _known_as(code, hierarchy)]
+        self.pairs = pl.DataFrame(pairs, schema={"concept": pl.String, "code": pl.String}, orient="row")
 
     def matching(self, name: str, predicate: Any) -> set[str]:
-        """Codes of events that satisfy a plain predicate, values left aside."""
+        """Concepts of events that satisfy a plain predicate, values left aside."""
         from aces.config import PlainPredicateConfig
 
         try:
@@ -98,34 +103,38 @@ class _Names:
                 f"The task is wrong: the predicate {name!r} cannot be evaluated: {str(error).splitlines()[0]}",
                 expected="a code, {any: [codes]} or {regex: pattern}",
             ) from None
-        return set(called["event_code"])
+        return set(called["concept"])
 
 
-def _with_ancestors(code: str, parents: dict[str, list[str]]) -> Iterable[str]:
+def _known_as(code: str, hierarchy: Hierarchy) -> Iterable[str]:
     # A code under a role is not the fact itself: a visit because of a disease may be to rule it out, an allergy to a
     # drug is no dose of it. Such a code's last part is one of its parents, and it is called by its own name only.
-    if any(code.endswith(f"//{parent}") for parent in parents.get(code, ())):
-        return {code}
-    seen, todo = {code}, [code]
-    while todo:
-        for parent in parents.get(todo.pop(), ()):
-            if parent not in seen:
-                seen.add(parent)
-                todo.append(parent)
-    return seen
+    if any(code.endswith(f"//{parent}") for parent in hierarchy.parents.get(code, ())):
+        return [code]
+    return hierarchy.above(code)
 
 
-def _test(predicate: Any, codes: set[str]) -> pl.Expr:
-    if not codes:
+def _test(predicate: Any, concepts: set[str]) -> pl.Expr:
+    if not concepts:
         return pl.lit(False)
-    return dataclasses.replace(predicate, code={"any": sorted(codes)}).MEDS_eval_expr()
+    return dataclasses.replace(predicate, code={"any": sorted(concepts)}).MEDS_eval_expr()
 
 
 def _lives(seen: pl.LazyFrame) -> pl.DataFrame:
+    time, died = pl.col("time").cast(TIME), pl.col("code").is_in(DEATH_CODES)
     timed = seen.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH))
-    dead = pl.col("time").filter(pl.col("code").is_in(DEATH_CODES)).min().cast(TIME).alias("death")
-    first = pl.col("time").min().cast(TIME).alias("first")
-    return timed.group_by("subject_id").agg(first, dead).sort("subject_id").collect()
+    # A day of death ends at its last moment. Where no hour is told, nobody is known to be alive on that day.
+    by_day = (time.dt.second() == 59) & (time.dt.microsecond() == 999_999)
+    hour = time.filter(died & ~by_day).min()
+    day = time.filter(died & by_day).min()
+    exact = hour.is_not_null() & (day.is_null() | (hour <= day))
+    lives = timed.group_by("subject_id").agg(
+        first=time.min(), last=time.max(), death=pl.when(exact).then(hour).otherwise(day - _DAY)
+    )
+    undated = seen.filter(pl.col("time").is_null() & (pl.col("code") == DEATH)).select("subject_id", undated=True)
+    until = pl.when(pl.col("undated") & pl.col("death").is_null()).then("last")
+    joined = lives.join(undated.unique(), on="subject_id", how="left", maintain_order="left")
+    return joined.select("subject_id", "first", "death", until=until).sort("subject_id").collect()
 
 
 def _index_times(lives: pl.DataFrame, every: timedelta, as_of: datetime, index_from: datetime | None) -> pl.DataFrame:
@@ -133,9 +142,14 @@ def _index_times(lives: pl.DataFrame, every: timedelta, as_of: datetime, index_f
     start = max(filter(None, (lives["first"].min(), index_from)), default=as_of)
     steps = range((as_of - start) // every + 1) if start <= as_of else ()
     grid = pl.DataFrame({"timestamp": [as_of - step * every for step in steps]}, schema={"timestamp": TIME})
-    alive = pl.col("death").is_null() | (pl.col("timestamp") < pl.col("death"))
-    rows = lives.join(grid, how="cross").filter((pl.col("timestamp") >= pl.col("first")) & alive)
+    rows = lives.join(grid, how="cross").filter((pl.col("timestamp") >= pl.col("first")) & alive("timestamp"))
     return rows.select("subject_id", "timestamp", pl.lit(1, pl.Int64).alias(INDEX))
+
+
+def alive(time: str) -> pl.Expr:
+    """Whether a subject is known to be alive at the time in a column, beside the columns of `Predicates.lives`."""
+    before_death = pl.col("death").is_null() | (pl.col(time) < pl.col("death"))
+    return before_death & (pl.col("until").is_null() | (pl.col(time) <= pl.col("until")))
 
 
 def _with_any_event(frame: pl.DataFrame, seen: pl.LazyFrame, lives: pl.DataFrame) -> pl.DataFrame:

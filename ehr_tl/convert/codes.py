@@ -1,4 +1,4 @@
-"""From the codings of a FHIR CodeableConcept to one code of an event, its parents and its description."""
+"""From the codings of a FHIR CodeableConcept to the code of an event, its other codes, and what lies above them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Concept:
     Attributes:
         code: `SYSTEM//CODE`.
         source: What the hospital wrote, where `code` is the target of a map.
-        parents: More general codes, other codings of the same concept, the question of an answer.
+        others: Further codes of the same fact: other codings, what a mapped code was mapped from.
         counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
         nothing_known: The concept says that nothing is known or present.
         uses: Number of events.
@@ -42,7 +42,7 @@ class Concept:
 
     code: str
     source: str | None
-    parents: tuple[str, ...]
+    others: tuple[str, ...]
     counts: tuple[tuple[str, str], ...]
     nothing_known: bool = False
     uses: int = field(default=0)
@@ -74,6 +74,7 @@ class Codes:
         self._descriptions: dict[str, str] = {}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
+        self._above: dict[str, str] = {}  # code -> the one above it: the code below a prefix, the question of an answer
 
     def concept(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None = None, bare: str | None = None
@@ -106,10 +107,11 @@ class Codes:
             code = f"{question.code}//{answer.code}"
             described = [self._descriptions[one.code] for one in pair if one.code in self._descriptions]
             self._describe(code, ": ".join(described))
+            self._above[code] = question.code
             self._answered[pair] = Concept(
                 code,
                 f"{question.source or question.code}//{answer.source or answer.code}" if mapped else None,
-                (question.code,),
+                question.others,
                 question.counts + answer.counts,
                 question.nothing_known,
             )
@@ -127,19 +129,18 @@ class Codes:
 
     def table(self) -> pl.DataFrame:
         """`metadata/codes.parquet`: every code of events, and all of their parents."""
-        parents: dict[str, set[str]] = {}
-        ahead = [(concept.code, concept.parents) for concept in self._used()]
-        while ahead:
-            code, above = ahead.pop()
-            new = {*above, *_shorter(code)} - parents.setdefault(code, set()) - {code}
-            parents[code] |= new
-            ahead += [(parent, ()) for parent in new]
-        codes = sorted(parents)
+        above: dict[str, str | None] = {}
+        ahead = [code for concept in self._used() for code in (concept.code, *concept.others)]
+        for code in ahead:
+            if code not in above:
+                above[code] = self._above.get(code) or _shorter(code)
+                ahead += filter(None, [above[code]])
+        codes = sorted(above)
         return pl.DataFrame(
             {
                 "code": codes,
                 "description": [self._descriptions.get(code) for code in codes],
-                "parent_codes": [sorted(parents[code]) for code in codes],
+                "parent_codes": [[above[code]] if above[code] else [] for code in codes],
             },
             schema=schema.CODES,
         )
@@ -152,7 +153,7 @@ class Codes:
     def _choose(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None, bare: str | None
     ) -> Concept | None:
-        """The best candidate becomes the code, the others its parents."""
+        """The best candidate gives the code."""
         text = text if isinstance(text, str) else None
         codings = tuple(c for c in map(_sound, codings) if c[1] and not _listed(self._no_code, c[0], c[1]))
         candidates = [
@@ -165,16 +166,21 @@ class Codes:
             candidates = [_Candidate((3, 0, 0), f"{TEXT}//{text}", text, (TEXT, "unmapped"))]
         if not candidates:
             return None
-        best, *others = sorted(candidates, key=lambda candidate: candidate.rank)
-        code, parents = best.code, [other.code for other in others if other.code != best.code]
-        if prefix:
-            parents = [parent for parent in (code, *parents) if "//" in parent]
-            code = f"{prefix}//{code}"
-        for candidate in candidates:
-            self._describe(candidate.code, candidate.description)
-        self._describe(code, best.description)
+        candidates = sorted(candidates, key=lambda candidate: candidate.rank)
+        code, *others = dict.fromkeys(self._named(candidate, prefix) for candidate in candidates)
         nothing_known = any(_listed(self._nothing, system, code) for system, code, _ in codings)
-        return Concept(code, best.source, tuple(dict.fromkeys(parents)), (best.count,), nothing_known)
+        return Concept(code, candidates[0].source, tuple(others), (candidates[0].count,), nothing_known)
+
+    def _named(self, candidate: _Candidate, prefix: str | None) -> str:
+        """The code that a candidate gives an event; what it stands for is remembered."""
+        code = candidate.code
+        self._describe(code, candidate.description)
+        if not prefix:
+            return code
+        self._describe(f"{prefix}//{code}", candidate.description)
+        if "//" in code:
+            self._above[f"{prefix}//{code}"] = code
+        return f"{prefix}//{code}"
 
     def _candidates(
         self, place: int, system: str | None, code: str, display: str | None, bare: str | None
@@ -228,12 +234,12 @@ def written(code: str, form: str) -> str:
     return f"{code[:head]}.{code[head:]}" if len(code) > head else code
 
 
-def _shorter(code: str) -> list[str]:
+def _shorter(code: str) -> str | None:
     """The next more general code of an ICD code: ICD10CM//E11.65 -> ICD10CM//E11.6."""
     system, _, rest = code.partition("//")
     if system not in _ICD or "//" in rest or "." not in rest:
-        return []
-    return [f"{system}//{rest[:-1].rstrip('.')}"]
+        return None
+    return f"{system}//{rest[:-1].rstrip('.')}"
 
 
 def _sound(coding: Coding) -> Coding:

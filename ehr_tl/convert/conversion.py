@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from ehr_tl.convert.emit import Emitter, Event, SetAside
 from ehr_tl.convert.index import DRUG, PATIENT, Index
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
-from ehr_tl.events import Events, ExportInfo
+from ehr_tl.events import STALE, Events, ExportInfo
 from ehr_tl.fhir.export import Export, Read, open_export
 from ehr_tl.fhir.views import RowError
 from ehr_tl.files import whole, write_json
-from ehr_tl.progress import bar
+from ehr_tl.progress import bar, log
 
 
 def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str | Path) -> Events:
@@ -159,18 +160,38 @@ class _Conversion:
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())
-        latest = self.shards.latest()
+        made, latest = self._end()
         info = ExportInfo(
             adapter=manifest.name,
             synthetic=manifest.synthetic,
             notice=manifest.notice,
             dates_shifted=manifest.dates_shifted,
-            transaction_time=self.export.transaction_time,
+            transaction_time=made,
             latest_event=latest,
-            index_from=self.adapter.index_from(self.export.transaction_time or latest),
+            index_from=self.adapter.index_from(made or latest),
             patients=len(set(self.index.subjects.values())),
         )
         write_json(metadata / "export.json", info.to_json())
+
+    def _end(self) -> tuple[datetime | None, datetime | None]:
+        """When the export was made, where it says so and its records agree; and the latest event."""
+        first, latest, strays = self.shards.span()
+        if strays:
+            log.warning(
+                "%s events lie more than a year after all others: the records are taken to end on %s",
+                f"{strays:,}",
+                f"{latest:%Y-%m-%d}",
+            )
+        made = self.export.transaction_time
+        if made and latest and not first <= made <= latest + STALE:
+            log.warning(
+                "The manifest says that the export was made on %s, its records are from %s to %s: these count",
+                f"{made:%Y-%m-%d}",
+                f"{first:%Y-%m-%d}",
+                f"{latest:%Y-%m-%d}",
+            )
+            made = None
+        return made, latest
 
     def _subjects(self) -> pl.DataFrame:
         pairs = [(number, key) for key, number in self.index.subjects.items() if key not in self.index.replaced]

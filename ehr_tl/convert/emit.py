@@ -55,7 +55,7 @@ class SetAside(Exception):
 
 
 class Event(NamedTuple):
-    """One row of events, in the order of `schema.EVENTS`; `concept` stands for code and source_code."""
+    """One row of events, in the order of `schema.EVENTS`; `concept` stands for code, source_code and other_codes."""
 
     subject_id: int
     time: datetime | None

@@ -15,8 +15,9 @@ from ehr_tl.files import remove
 
 _BUFFER = 100_000
 _SUBJECTS_PER_SHARD = 250
-#: What lies this far beyond all other events, and is at most this share of them, is taken for mistyped.
-_GAP, _STRAYS = timedelta(days=366), 0.001
+#: What lies this far beyond all other events, and is at most this share of them, is taken for mistyped. So are a few
+#: events beyond those of a crowd: for a year nobody came, and then one.
+_GAP, _STRAYS, _FEW, _CROWD = timedelta(days=366), 0.001, 5, 10
 _ORDER = ["subject_id", "time", "code", "resource_id"]
 
 
@@ -31,6 +32,7 @@ class Shards:
     def __init__(self, folder: Path, subjects: int):
         self._data, self._parts = folder / "data", folder / "parts"
         self._number = max(1, -(-subjects // _SUBJECTS_PER_SHARD))
+        self._few = _FEW if subjects >= _CROWD else 0
         self._buffer: list[Event] = []
         self._flushes = 0
         self._days: dict[date, tuple[int, datetime]] = {}
@@ -59,6 +61,7 @@ class Shards:
                 "visit_id": visit,
                 "resource_id": resource,
                 "source_code": [one.source for one in concept],
+                "other_codes": [one.others or None for one in concept],
             },
             schema=schema.EVENTS,
         )
@@ -95,13 +98,16 @@ class Shards:
                 pq.write_table(table, self._data / f"{shard:05d}.parquet", compression="zstd")
         remove(self._parts)
 
-    def latest(self) -> datetime | None:
-        """The latest event. A few events far beyond all others (a mistyped year) do not count."""
+    def span(self) -> tuple[datetime | None, datetime | None, int]:
+        """The first day, the latest event, and how many lie far beyond it and do not count: a year is soon mistyped."""
         days = sorted(self._days)
-        late = 0
-        while len(days) > 1 and days[-1] - days[-2] > _GAP:
-            late += self._days[days[-1]][0]
-            if late > _STRAYS * self.events:
+        end, strays, beyond, most = len(days), 0, 0, max(self._few, _STRAYS * self.events)
+        for place in range(len(days) - 1, 0, -1):
+            beyond += self._days[days[place]][0]
+            if beyond > most:
                 break
-            days.pop()
-        return self._days[days[-1]][1] if days else None
+            if days[place] - days[place - 1] > _GAP:
+                end, strays = place, beyond
+        if not days:
+            return None, None, 0
+        return datetime.combine(days[0], datetime.min.time()), self._days[days[end - 1]][1], strays

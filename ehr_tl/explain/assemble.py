@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.concepts import Hierarchy, concept, names_of
 from ehr_tl.evaluate.subgroups import age_years, demographics
 from ehr_tl.events import Events
 from ehr_tl.explain.words import name_of
@@ -93,13 +94,13 @@ def _names(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
 def _last_events(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
     """Per row and code the last event that was known."""
     wanted = parts.filter(pl.col("kind").is_in(["event", "feature"])).select(*_KEY, "code", "kind").unique()
-    family = _descendants(wanted.select("code").unique(), events.codes)
+    scan = events.scan().with_columns(concept=concept())
+    family = _called(wanted["code"].unique(), scan, events.hierarchy)
     known = (
-        events.scan()
-        .filter(pl.col("time").is_not_null())
+        scan.filter(pl.col("time").is_not_null())
         .join(wanted.lazy().select("subject_id").unique(), on="subject_id", how="semi")
-        .rename({"code": "own"})
-        .join(family.lazy(), on="own")
+        .drop("code")
+        .join(family.lazy(), on="concept")
         .select("subject_id", "code", *_FACTS, at="time")
         .collect()
         .sort("at", maintain_order=True)
@@ -111,15 +112,12 @@ def _last_events(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
     )
 
 
-def _descendants(wanted: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
-    """Every code (`own`) that is a wanted `code` or lies below one."""
-    children = codes.select("code", parent="parent_codes").explode("parent").drop_nulls()
-    family = level = wanted.select("code", own="code")
-    while level.height:
-        below = level.join(children.rename({"code": "child"}), left_on="own", right_on="parent")
-        level = below.select("code", own="child").unique().join(family, on=["code", "own"], how="anti")
-        family = pl.concat([family, level])
-    return family
+def _called(wanted: pl.Series, scan: pl.LazyFrame, hierarchy: Hierarchy) -> pl.DataFrame:
+    """Every `concept` of events that may be called a wanted `code`."""
+    codes = set(wanted)
+    concepts = scan.select(pl.col("concept").unique()).collect()["concept"]
+    pairs = [(each, code) for each in concepts for code in hierarchy.above(*names_of(each)) if code in codes]
+    return pl.DataFrame(pairs, schema={"concept": pl.String, "code": pl.String}, orient="row")
 
 
 def _personal(parts: pl.DataFrame, events: Events) -> pl.DataFrame:

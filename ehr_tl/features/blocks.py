@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from ehr_tl.concepts import concept
 from ehr_tl.events import Events
 from ehr_tl.features.codes import CodeBook
 from ehr_tl.features.timeline import YEAR
@@ -27,7 +28,7 @@ class Block:
     Attributes:
         position: Where each row stands in the frame that was asked for.
         subject, time: Number of each row's subject, from 0; its prediction time.
-        timed: Events with a time, birth and death excepted: `subject`, `number` (of the code), `code`, `time`,
+        timed: Events with a time, birth and death excepted: `subject`, `number` (of the concept), `code`, `time`,
             `numeric_value`, `unit`.
         static: Facts without a time; columns as above.
         age: Years at each row, NaN where the birth is unknown.
@@ -51,13 +52,14 @@ def blocks(events: Events, rows: pl.DataFrame, book: CodeBook) -> Iterator[Block
 
 
 def _block(events: Events, rows: pl.DataFrame, numbers: pl.DataFrame, book: CodeBook) -> Block:
-    codes = book.codes.to_frame().with_row_index("number")
+    concepts = book.concepts.to_frame().with_row_index("number")
     first, last = numbers["subject_id"][0], numbers["subject_id"][-1]
     facts = (
         events.scan()
         .filter(pl.col("subject_id").is_between(first, last))
         .join(numbers.lazy(), on="subject_id", maintain_order="left")
-        .join(codes.lazy(), on="code", how="left", maintain_order="left")
+        .with_columns(concept=concept())
+        .join(concepts.lazy(), on="concept", how="left", maintain_order="left")
         .select(
             "subject",
             "number",

@@ -1,7 +1,7 @@
 """Windowed features of rows, computed in blocks of subjects so that memory stays bounded.
 
-Per code and per ancestor of a code: the number of events in each look-back window and in the whole record, and the
-days since the last one. Per numeric value (a code in one unit): the last, and in each window the minimum, maximum,
+Per code, other code and ancestor of these: the number of events in each look-back window and in the whole record, and
+the days since the last one. Per numeric value (a code in one unit): the last, and in each window the minimum, maximum,
 mean and slope. Age, and static facts. A window of d days before t is the times in (t - d, t].
 """
 
@@ -111,4 +111,5 @@ def _windows(line: Timeline, group: np.ndarray, time: np.ndarray, windows: tuple
 def _static(block: Block, layout: _Layout, cells: Cells) -> None:
     rows = pl.DataFrame({"subject": block.subject}).with_row_index("row")
     found = rows.join(block.static.select("subject", "number").unique(maintain_order=True), on="subject")
-    cells.add(found["row"].to_numpy(), layout.static_from + found["number"].to_numpy(), np.ones(found.height))
+    code = layout.book.own(found["number"].to_numpy())
+    cells.add(found["row"].to_numpy(), layout.static_from + code, np.ones(found.height))

@@ -30,10 +30,10 @@ class Profile:
 
     Attributes:
         events: Timed events at or before the prediction time, shape (rows,).
-        counts: Events per code (its own, not its descendants'), shape (rows, codes).
+        counts: Events per concept, shape (rows, concepts).
         summary: Columns as in `SUMMARY`, on scales where distances mean something (logarithms; age in years,
             NaN where unknown), shape (rows, 6).
-        book: Names of the codes, and their ancestors.
+        book: Names of the concepts and codes.
     """
 
     events: np.ndarray
@@ -42,15 +42,16 @@ class Profile:
     book: CodeBook
 
     def seen(self, index: np.ndarray) -> pl.Series:
-        """Every code that the rows `index` see, and all ancestors; sorted."""
+        """Every code that the rows `index` see, others and all ancestors among them; sorted."""
         seen = np.unique(self.counts[index].indices)
         return self.book.codes.gather(np.unique(self.book.groups(seen)[1]))
 
     def known_share(self, known: pl.Series) -> np.ndarray:
-        """Share of each row's events whose code, or an ancestor of it, is in `known`; 1 for a row without events."""
+        """Share of each row's events of which some code, or an ancestor of it, is in `known`; 1 without events."""
         in_known = self.book.codes.is_in(known.implode()).to_numpy()
-        code, member = self.book.groups(np.arange(len(in_known)))
-        hit = np.bincount(code, weights=in_known[member], minlength=len(in_known)) > 0
+        concepts = len(self.book.concepts)
+        concept, code = self.book.groups(np.arange(concepts))
+        hit = np.bincount(concept, weights=in_known[code], minlength=concepts) > 0
         return np.where(self.events > 0, self.counts @ hit.astype(float) / np.maximum(self.events, 1), 1.0)
 
 
@@ -61,7 +62,7 @@ def profile(events: Events, rows: pl.DataFrame) -> Profile:
     for block in blocks(events, rows, book):
         pieces.append((block.position, _counts(block, book)))
         summaries.append(_summary(block, pieces[-1][1]))
-    counts = stacked(pieces, len(book.codes))
+    counts = stacked(pieces, len(book.concepts))
     summary = np.zeros((rows.height, len(SUMMARY)))
     for (position, _), part in zip(pieces, summaries):
         summary[position] = part
@@ -69,11 +70,11 @@ def profile(events: Events, rows: pl.DataFrame) -> Profile:
 
 
 def _counts(block: Block, book: CodeBook) -> sparse.csr_matrix:
-    line = Timeline(*(block.timed[name].to_numpy() for name in ("subject", "number", "time")), len(book.codes))
+    line = Timeline(*(block.timed[name].to_numpy() for name in ("subject", "number", "time")), len(book.concepts))
     row, group, high = line.seen(block.subject, block.time)
     cells = Cells()
     cells.add(row, line.groups[group] % line.keys, high - line.starts[group])
-    return cells.matrix((len(block.time), len(book.codes)))
+    return cells.matrix((len(block.time), len(book.concepts)))
 
 
 def _summary(block: Block, counts: sparse.csr_matrix) -> np.ndarray:

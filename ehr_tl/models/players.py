@@ -7,6 +7,7 @@ subject can be explained in the same passes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,15 +42,14 @@ class Players:
 
     def parts(self, records: Records, first: int, last: int) -> list[tuple[int, str, str]]:
         """Player, kind and code (as `models.base.PARTS`) of those who have a part in the events `first` to `last`."""
-        codes, counts = np.unique(records.code[first:last], return_counts=True)
-        found: dict[int, list[int]] = {}
-        for position, code in enumerate(codes):
-            found.setdefault(self.of_code[int(code)], []).append(position)
+        found: dict[int, Counter[str]] = {}
+        for code, count in zip(*np.unique(records.code[first:last], return_counts=True)):
+            found.setdefault(self.of_code[int(code)], Counter())[records.codes[code]] += int(count)
         parts = [(place, "demographic", name) for place, name in enumerate(_DEMOGRAPHIC)]
-        for player, positions in sorted(found.items()):
-            if len(positions) == 1:
-                kind = "event" if counts[positions[0]] == 1 else "feature"
-                parts.append((player, kind, records.codes[int(codes[positions[0]])]))
+        for player, counts in sorted(found.items()):
+            if len(counts) == 1:
+                (code, count) = next(iter(counts.items()))
+                parts.append((player, "event" if count == 1 else "feature", code))
             else:
                 parts.append((player, "feature", _groups(self.count)[player]))
         return parts
@@ -79,13 +79,14 @@ def choose_players(records: Records, subject: int, rank: np.ndarray, count: int)
     families, places = len(groups) - len(_DEMOGRAPHIC), count - len(groups)
     first, last = records.first_event[subject], records.first_event[subject + 1]
     codes, at = np.unique(records.code[first:last], return_index=True)
-    of_code, taken = {}, 0
+    of_code: dict[int, int] = {}
+    single: dict[str, int] = {}
     for position in np.argsort(at, kind="stable"):
         code = int(codes[position])
+        name, taken = records.codes[code], len(single)
         limit = places if rank[code] < 2 * places else places // 2 if rank[code] < 8 * places else 0
-        if taken < limit:
-            of_code[code] = len(groups) + taken
-            taken += 1
-        else:
-            of_code[code] = len(_DEMOGRAPHIC) + int(records.family[first + at[position]]) % families
+        if name not in single and taken < limit:
+            single[name] = len(groups) + taken
+        family = len(_DEMOGRAPHIC) + int(records.family[first + at[position]]) % families
+        of_code[code] = single.get(name, family)
     return Players(of_code, count)

@@ -45,13 +45,18 @@ class TransformerLearner:
     def prepare(self, events: Events, rows: pl.DataFrame) -> Sequences:
         """Encodes `rows` (`schema.ROWS`) as sequences of slots; nothing after a row's prediction time is in its view.
 
-        Slots are as wide as the configuration says, else as in the checkpoint's pretraining, else as the density of
-        the records suggests.
+        Slots are as wide as the configuration says, else as in the checkpoint's pretraining, else as by the network's
+        default.
         """
-        slot_hours = self.config.slot_hours
-        if slot_hours is None and self._checkpoint is not None:
-            slot_hours = self._checkpoint.model.config.slot_hours
-        return build_sequences(read_records(events, rows, slot_hours), rows, self.config.max_slots)
+        return build_sequences(read_records(events, rows, self._slot_hours), rows, self.config.max_slots)
+
+    @property
+    def _slot_hours(self) -> float:
+        from ehr_tl.models.network import EhrConfig
+
+        if self.config.slot_hours is not None:
+            return self.config.slot_hours
+        return (self._checkpoint.model.config if self._checkpoint is not None else EhrConfig()).slot_hours
 
     def fit(self, inputs: Sequences, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path):
         """Fine-tunes on the rows `train`; see `models.base.Learner.fit`."""

@@ -96,7 +96,10 @@ def tune(
     """
     fold = subject_folds(subject, label, INNER_FOLDS, seed)
     parts = [_Part(matrix, label, fold != k, fold == k) for k in range(INNER_FOLDS) if label[fold == k].any()]
-    tuned = min((_try(parts, trial, config.rounds, seed) for trial in candidates(config, len(label), seed)), key=lambda t: t.loss)
+    tuned = min(
+        (_try(parts, trial, config.rounds, seed) for trial in candidates(config, len(label), seed)),
+        key=lambda t: t.loss,
+    )
     kept = screen(matrix, label, MOST_FEATURES)
     parameters = _parameters(tuned.parameters, seed)
     data = lgb.Dataset(matrix[:, kept], label, params=parameters)

@@ -6,7 +6,6 @@ matter of its vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.concepts import concept, names_of
 from ehr_tl.events import Events
 from ehr_tl.schema import AGE
 
@@ -34,8 +34,6 @@ _FAMILY_OF = {
     "ImagingStudy": "procedures",
     "Encounter": "visits",
 }
-_WIDTHS = (1.0, 24.0)  # hours of a slot in dense and in sparse records
-_MANY_HOURS = 4  # hours with events in a day, on average, that make a record dense
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,9 @@ class Records:
         slot_events: Slot i has the events `slot_events[i]` to `slot_events[i + 1]`, shape (M + 1,).
         slot_start: Beginning of each slot in microseconds since 1970, a multiple of `slot_hours`, shape (M,).
         slot_hours: Width of a slot.
-        codes: Names of all codes that occur, and `AGE`.
+        codes: Codes of all concepts that occur, and `AGE`. One code occurs several times where events differ in their
+            other codes.
+        above: What else each of `codes` may be called: others and all ancestors, nearest first.
         pairs: Code (position in `codes`) and unit ("" for none) of each kind of event.
         descriptions: Code or parent of one -> description, where there is one.
         parents: Code or parent of one -> its parents, where there are any.
@@ -76,6 +76,7 @@ class Records:
     slot_start: np.ndarray
     slot_hours: float
     codes: tuple[str, ...]
+    above: tuple[tuple[str, ...], ...]
     pairs: tuple[tuple[int, str], ...]
     descriptions: dict[str, str]
     parents: dict[str, tuple[str, ...]]
@@ -98,16 +99,6 @@ class Records:
     def slot_order(self) -> Order:
         """Finds slots by subject and start."""
         return Order(np.repeat(np.arange(len(self.subjects)), np.diff(self.subject_slots)), self.slot_start)
-
-    def ancestors(self, code: str) -> Iterator[str]:
-        """All parents of a code, their parents and so on, each once, nearest first."""
-        seen, queue = {code}, [code]
-        for name in queue:
-            for parent in self.parents.get(name, ()):
-                if parent not in seen:
-                    seen.add(parent)
-                    queue.append(parent)
-                    yield parent
 
     def age(self, subject: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Age in years of subjects (positions) at times (microseconds); NaN where the birth is unknown."""
@@ -134,7 +125,7 @@ class Order:
         return np.searchsorted(self._keys, subject * self._scale + 2 * np.searchsorted(self._times, time, side))
 
 
-def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: float | None = None) -> Records:
+def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: float = 24.0) -> Records:
     """Reads the timed events of the subjects of `rows`, up to each subject's last prediction time.
 
     Birth counts as age, static gender as a property of the subject; death is no input.
@@ -142,9 +133,10 @@ def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: f
     Args:
         events: The events folder.
         rows: Columns `subject_id` and `prediction_time`; None: all subjects, all events.
-        slot_hours: Width of a slot; None: an hour where the records are dense, else a day.
+        slot_hours: Width of a slot. It is given, never read off the records: later events would change earlier slots.
     """
-    frame = events.scan().select("subject_id", "time", "code", "numeric_value", "unit", "resource_id")
+    columns = ["subject_id", "time", "code", "numeric_value", "unit", "resource_id"]
+    frame = events.scan().select(*columns, concept=concept())
     if rows is not None:
         last = rows.lazy().group_by("subject_id").agg(until=pl.col("prediction_time").max())
         frame = frame.join(last, on="subject_id").filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("until")))
@@ -161,24 +153,24 @@ def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: f
             frame.filter(genders).group_by("subject_id").agg(pl.col("code").min()),
         ]
     )
-    return _arrays(subjects, table, birth, gender, events.codes, slot_hours)
+    return _arrays(subjects, table, birth, gender, events, slot_hours)
 
 
 def _timed(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Events with code and unit as one kind, sorted; equal times are in a fixed order."""
+    """Events with concept and unit as one kind, sorted; equal times are in a fixed order."""
     resource = pl.col("resource_id").str.extract(r"^(\w+)/")
     visit = pl.col("code").str.contains(f"^({schema.VISIT_START}|{schema.VISIT_END}|{schema.DISCHARGE})")
     family = pl.when(visit).then(pl.lit("visits")).otherwise(resource.replace_strict(_FAMILY_OF, default="other"))
     events = frame.select(
         "subject_id",
         pl.col("time").dt.timestamp("us"),
-        "code",
+        "concept",
         pl.col("unit").fill_null(""),
         pl.col("numeric_value").cast(pl.Float32),
         family.replace_strict({name: i for i, name in enumerate(FAMILIES)}, return_dtype=pl.Int8).alias("family"),
     )
-    kinds = events.select("code", "unit").unique().sort("code", "unit").with_row_index("pair")
-    return events.join(kinds, on=["code", "unit"]).sort("subject_id", "time", "pair", "numeric_value", "family")
+    kinds = events.select("concept", "unit").unique().sort("concept", "unit").with_row_index("pair")
+    return events.join(kinds, on=["concept", "unit"]).sort("subject_id", "time", "pair", "numeric_value", "family")
 
 
 def _arrays(
@@ -186,23 +178,22 @@ def _arrays(
     table: pl.DataFrame,
     birth: pl.DataFrame,
     gender: pl.DataFrame,
-    codes: pl.DataFrame,
-    slot_hours: float | None,
+    events: Events,
+    slot_hours: float,
 ) -> Records:
-    names = sorted({*table["code"].unique(), *gender["code"].unique(), AGE})
-    position = {name: i for i, name in enumerate(names)}
-    kinds = table.select("pair", "code", "unit").unique().sort("pair")
+    concepts = sorted({*table["concept"].unique(), *gender["code"].unique(), AGE})
+    position = {name: i for i, name in enumerate(concepts)}
+    kinds = table.select("pair", "concept", "unit").unique().sort("pair")
     subject = np.searchsorted(subjects.to_numpy(), table["subject_id"].to_numpy())
     time = table["time"].to_numpy()
-    slot_hours = slot_hours or _slot_hours(subject, time)
     bucket = time // round(slot_hours * HOUR)
     starts = _starts(subject, bucket)
     born = pl.DataFrame({"subject_id": subjects}).join(birth, on="subject_id", how="left", maintain_order="left")
     sex = born.join(gender, on="subject_id", how="left", maintain_order="left")["code"]
-    code_of = np.array([position[name] for name in kinds["code"]], dtype=np.int64)
+    code_of = np.array([position[name] for name in kinds["concept"]], dtype=np.int64)
     pair = table["pair"].to_numpy().astype(np.int64)
-    described = codes.filter(pl.col("description").is_not_null())
-    related = codes.filter(pl.col("parent_codes").list.len() > 0)
+    lines = [tuple(events.hierarchy.above(*names_of(each))) for each in concepts]
+    described = events.codes.filter(pl.col("description").is_not_null())
     return Records(
         subjects=subjects.to_numpy(),
         birth=born["time"].dt.timestamp("us").fill_null(0).to_numpy(),
@@ -217,17 +208,12 @@ def _arrays(
         slot_events=np.r_[starts, len(time)],
         slot_start=bucket[starts] * round(slot_hours * HOUR),
         slot_hours=slot_hours,
-        codes=tuple(names),
+        codes=tuple(line[0] for line in lines),
+        above=tuple(line[1:] for line in lines),
         pairs=tuple(zip(code_of.tolist(), kinds["unit"])),
         descriptions=dict(zip(described["code"], described["description"])),
-        parents={code: tuple(parents) for code, parents in zip(related["code"], related["parent_codes"])},
+        parents=events.hierarchy.parents,
     )
-
-
-def _slot_hours(subject: np.ndarray, time: np.ndarray) -> float:
-    """An hour where the days that have events have them in many different hours (intensive care), else a day."""
-    hours, days = (len(_starts(subject, time // round(width * HOUR))) for width in _WIDTHS)
-    return _WIDTHS[0] if hours > _MANY_HOURS * days else _WIDTHS[1]
 
 
 def _starts(*columns: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ehr_tl.concepts import Hierarchy
 from ehr_tl.errors import CheckpointError
 from ehr_tl.files import read_json, write_json
 from ehr_tl.schema import AGE
@@ -79,7 +80,7 @@ class Vocabulary:
         buckets: int,
     ):
         self.codes, self.valued, self.edges, self.buckets = list(codes), list(valued), edges, buckets
-        self.descriptions, self.parents = descriptions, parents
+        self.descriptions, self._hierarchy = descriptions, Hierarchy(parents)
         self._number = {code: i + 1 for i, code in enumerate(self.codes)}
         self._block = {code: i + 1 for i, code in enumerate(self.valued)}
 
@@ -104,13 +105,13 @@ class Vocabulary:
     def _learn(self, sources: list[tuple[Records, np.ndarray | None]], min_subjects: int) -> Vocabulary:
         counts: dict[str, int] = {}
         values: dict[tuple[str, str], list[np.ndarray]] = {}
-        descriptions, parents = dict(self.descriptions), dict(self.parents)
+        descriptions, parents = dict(self.descriptions), dict(self._hierarchy.parents)
         for records, chosen in sources:
             subjects = np.arange(len(records.subjects)) if chosen is None else np.unique(chosen)
             events = _events_of(records, subjects)
             for code, number in _subjects_per_code(records, subjects, events).items():
                 counts[code] = counts.get(code, 0) + number
-            for pair, found in _values_per_pair(records, events).items():
+            for pair, found in _values_per_pair(records, events):
                 values.setdefault(pair, []).append(found)
             descriptions = {**records.descriptions, **descriptions}
             parents = {**records.parents, **parents}
@@ -135,10 +136,10 @@ class Vocabulary:
     def encode(self, records: Records) -> Encoding:
         """Reads records as this vocabulary knows them."""
         words, ancestors = [], []
-        for code in records.codes:
+        for code, above in zip(records.codes, records.above):
             description = self.descriptions.get(code) or records.descriptions.get(code) or code.split("//")[-1]
             words.append(hash_words(description, self.buckets))
-            ancestors.append([self._number[a] for a in self._ancestors(code, records) if a in self._number])
+            ancestors.append([self._number[a] for a in self._ancestors(code, above) if a in self._number])
         low, fraction = self._bins(records)
         return Encoding(
             own=np.array([self._number.get(code, 0) for code in records.codes], dtype=np.int64),
@@ -151,17 +152,9 @@ class Vocabulary:
             age_bin=self._block[AGE] * self.bins,
         )
 
-    def _ancestors(self, code: str, records: Records) -> list[str]:
-        """A known code keeps the ancestors it was learned with; a new one has what the export says."""
-        if code not in self._number:
-            return list(records.ancestors(code))
-        found: list[str] = []
-        queue = list(self.parents.get(code, ()))
-        for parent in queue:
-            if parent not in found and parent != code:
-                found.append(parent)
-                queue.extend(self.parents.get(parent, ()))
-        return found
+    def _ancestors(self, code: str, above: tuple[str, ...]) -> tuple[str, ...]:
+        """A known code keeps the ancestors it was learned with; a new one has what its events say."""
+        return tuple(self._hierarchy.above(code))[1:] if code in self._number else above
 
     def _bins(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
         low = np.full(len(records.time), -1, dtype=np.int64)
@@ -186,7 +179,7 @@ class Vocabulary:
                 "valued": self.valued,
                 "edges": self.edges,
                 "descriptions": self.descriptions,
-                "parents": {code: list(parents) for code, parents in self.parents.items()},
+                "parents": {code: list(parents) for code, parents in self._hierarchy.parents.items()},
             },
         )
 
@@ -252,7 +245,7 @@ def _subjects_per_code(records: Records, subjects: np.ndarray, events: np.ndarra
     have: dict[str, set[int]] = {}
     for code, members in zip(np.unique(codes), np.split(owners, np.flatnonzero(np.diff(codes)) + 1)):
         name = records.codes[code]
-        for each in (name, *records.ancestors(name)):
+        for each in (name, *records.above[code]):
             have.setdefault(each, set()).update(members.tolist())
     genders, counts = np.unique(records.gender[subjects], return_counts=True)
     sexes = {records.codes[code]: int(count) for code, count in zip(genders, counts) if code >= 0}
@@ -268,11 +261,9 @@ def _by_pair(records: Records, positions: np.ndarray) -> Iterable[tuple[int, np.
             yield int(records.pair[group[0]]), group
 
 
-def _values_per_pair(records: Records, events: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """Values of each code and unit among events (positions)."""
+def _values_per_pair(records: Records, events: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Code, unit and values of the kinds of event among events (positions)."""
     valued = events[~np.isnan(records.value[events])]
-    found = {}
     for pair, positions in _by_pair(records, valued):
         code, unit = records.pairs[pair]
-        found[records.codes[code], unit] = records.value[positions]
-    return found
+        yield (records.codes[code], unit), records.value[positions]

@@ -84,7 +84,8 @@ class Foresight:
         self.horizons = np.array(horizons_days) * _DAY
         number = {code: i for i, code in enumerate(outcomes)}
         records = hospital.records
-        counted = [[number[c] for c in (name, *records.ancestors(name)) if c in number] for name in records.codes]
+        lines = zip(records.codes, records.above)
+        counted = [[number[name] for name in (code, *above) if name in number] for code, above in lines]
         self._first = np.cumsum([0, *map(len, counted)])
         self._counted = np.array([outcome for found in counted for outcome in found], dtype=np.int64)
         self._death = number[schema.DEATH]

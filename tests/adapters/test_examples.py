@@ -22,6 +22,7 @@ def result(case: Path, folder: Path) -> dict[str, str]:
     events = convert(case / "in", case.parent.parent, folder / "events")
     rows = events.scan().collect().join(events.subjects, on="subject_id", how="left").drop("subject_id")
     first = ["patient_id", "time", "code", "resource_id"]
+    rows = rows.with_columns(pl.col("other_codes").list.join(" "))
     rows = rows.select(*first, pl.all().exclude(first)).sort(first, nulls_last=False)
     codes = events.codes.with_columns(pl.col("parent_codes").list.join(" "))
     return {

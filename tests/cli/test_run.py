@@ -118,7 +118,7 @@ def test_scores_are_as_promised(case) -> None:
     assert dict(scores.schema) == SCORES
     assert set(scores["split"]) == {"held_out", "current"}
     assert scores.filter("chosen")["model"].n_unique() == 1
-    assert scores.select(KEY + ["split"]).is_duplicated().sum() == 0
+    assert scores.select([*KEY, "split"]).is_duplicated().sum() == 0
     risk = 1 / (1 + (-scores["logit"]).exp())
     assert (scores["risk"] - risk).abs().max() < 1e-9
     assert (scores["lower"] <= scores["risk"]).all() and (scores["risk"] <= scores["upper"]).all()

@@ -90,7 +90,9 @@ def test_holds_all_that_is_tracked(members: list[str], repository: Path) -> None
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    expected = {re.sub("^(adapters|pipelines)/", r"ehr_tl/_bundled/\1/", name) for name in listed.stdout.split("\0")[:-1]}
+    expected = {
+        re.sub("^(adapters|pipelines)/", r"ehr_tl/_bundled/\1/", name) for name in listed.stdout.split("\0")[:-1]
+    }
     assert expected - set(members) == set()
 
 

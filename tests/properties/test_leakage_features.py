@@ -23,14 +23,15 @@ hours_after = st.integers(1, 9_600)
 
 def facts(hours, most):
     value = st.one_of(st.none(), st.floats(-1e6, 1e6, width=32))
-    one = st.tuples(st.integers(1, 3), hours, st.sampled_from(CODES), value, st.sampled_from(["mg", "g"]))
+    unit, others = st.sampled_from(["mg", "g"]), st.sampled_from([None, ["A//2"], ["B//1", "A//1"]])
+    one = st.tuples(st.integers(1, 3), hours, st.sampled_from(CODES), value, unit, others)
     return st.lists(one, max_size=most)
 
 
 def events_of(folder: Path, facts: list[tuple]) -> Events:
-    facts = [(s, NOW + timedelta(hours=h), code, value, unit) for s, h, code, value, unit in facts]
-    facts += [(s, START - timedelta(days=9_000), schema.BIRTH, None, None) for s in (1, 2, 3)]
-    names = ["subject_id", "time", "code", "numeric_value", "unit"]
+    facts = [(s, NOW + timedelta(hours=h), *rest) for s, h, *rest in facts]
+    facts += [(s, START - timedelta(days=9_000), schema.BIRTH, None, None, None) for s in (1, 2, 3)]
+    names = ["subject_id", "time", "code", "numeric_value", "unit", "other_codes"]
     frame = pl.DataFrame(facts, schema={name: schema.EVENTS[name] for name in names}, orient="row")
     (folder / "data").mkdir(parents=True)
     (folder / "metadata").mkdir()
@@ -75,6 +76,6 @@ def test_an_event_at_the_prediction_time_is_seen(past):
     rows = pl.DataFrame({"subject_id": [1], "prediction_time": [NOW]})
     with tempfile.TemporaryDirectory() as folder:
         without = seen(events_of(Path(folder) / "one", past), rows)[0]
-        beside = seen(events_of(Path(folder) / "two", [*past, (1, 0, "NEW", None, "mg")]), rows)[0]
+        beside = seen(events_of(Path(folder) / "two", [*past, (1, 0, "NEW", None, "mg", None)]), rows)[0]
         count = ("NEW", "count", None, "")
         assert beside[count] == without.get(count, 0) + 1

@@ -249,6 +249,49 @@ def test_predicates_match_parents_values_units_and_demographics(make_events, day
     assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [1, 2]
 
 
+def test_other_codes_count_for_the_event_that_has_them_alone(make_events, day):
+    """That one hospital visit was coded in two systems says nothing of other visits with the same first code."""
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2, 3)]
+    facts += [
+        (1, day(2021, 6), "SNOMED//44054006"),
+        (2, day(2021, 6), "SNOMED//44054006", None, ["ICD10CM//E11.21"]),
+        (3, day(2022), "X"),
+    ]
+    predicates = {**YEARLY.predicates, "death": {"code": "ICD10CM//E11.2"}}
+    events = make_events(facts, parents={"ICD10CM//E11.21": ["ICD10CM//E11.2"]})
+    cohort = build_cohort(events, broken(predicates=predicates))
+    assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [2]
+    assert cohort.predicates["death"] == {"events": 1, "subjects": 1}
+
+
+def test_who_died_nobody_knows_when_is_neither_current_nor_a_survivor(make_events, day):
+    facts = [(s, day(2018), "VISIT_START//AMB") for s in (1, 2)] + [(s, day(2020, 6), "X") for s in (1, 2)]
+    facts += [(2, None, "MEDS_DEATH"), (3, day(2018), "VISIT_START//AMB"), (3, day(2019, 6), "MEDS_DEATH")]
+    cohort = build_cohort(make_events(facts, latest_event=day(2023)), YEARLY)
+    times = {s: sorted(time.year for subject, time, _ in rows(cohort) if subject == s) for s in (1, 2)}
+    assert times[1] == [2018, 2019, 2020, 2021] or times[1] == [2018, 2019, 2020, 2021, 2022]
+    assert times[2] == [2018, 2019]  # the year from 2020 on ended after the last that is known of them
+    assert cohort.current["subject_id"].to_list() == [1]
+    assert any("unknown date" in step["step"] and step["lost_rows"] > 0 for step in cohort.flow)
+
+
+def test_nobody_is_asked_about_on_the_day_of_a_death_without_an_hour(make_events, day):
+    """A discharge at 14:00 of somebody who died "that day" may be the discharge of the dead."""
+    past, outcome = YEARLY.windows["history"], YEARLY.windows["outcome"]
+    task = TaskConfig(
+        predicates={"discharge": {"code": "VISIT_END//IMP"}, "visit": {"code": "VISIT_START//IMP"}},
+        trigger="discharge",
+        windows={"past": {**past, "has": {}}, "outcome": {**outcome, "end": "start + 30 days", "label": "visit"}},
+    )
+    ends = {s: day(2020, 3, 1, 14) for s in (1, 2, 3, 4)}
+    facts = [(s, end, "VISIT_END//IMP") for s, end in ends.items()]
+    facts += [(4, day(2020, 3, 9), "VISIT_START//IMP")]
+    facts += [(1, datetime(2020, 3, 1, 23, 59, 59, 999999), "MEDS_DEATH")]  # to the day
+    facts += [(2, day(2020, 3, 1, 22), "MEDS_DEATH")]  # to the hour
+    cohort = build_cohort(make_events(facts, latest_event=day(2021)), task)
+    assert cohort.labelled["subject_id"].to_list() == [2, 3, 4]
+
+
 def test_a_code_under_a_role_is_not_the_fact_itself(make_events, day):
     roles = {"VISIT_REASON//SNOMED//1": ["SNOMED//1", "LOCAL//1"], "SNOMED//2": ["SNOMED//1"]}
     facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2)]

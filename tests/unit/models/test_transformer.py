@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import permutations as orders
 
@@ -10,17 +11,19 @@ from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
 from ehr_tl.errors import PipelineError
 from ehr_tl.models import finetune, training, transformer
+from ehr_tl.models.checkpoint import save_checkpoint
+from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.models.transformer import TransformerLearner
+from ehr_tl.tokens.vocabulary import Vocabulary
 
 CONFIG = TransformerConfig(checkpoint=None, epochs=3, max_slots=16, players=6, patience=3)
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "buckets": 256}
 
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
     """Networks from scratch are small here."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    original = finetune.EhrConfig
-    monkeypatch.setattr(finetune, "EhrConfig", lambda: original(buckets=256, **sizes))
+    monkeypatch.setattr(finetune, "EhrConfig", lambda: EhrConfig(**SIZES))
 
 
 @pytest.fixture
@@ -105,6 +108,22 @@ def test_labels_outside_training_are_not_looked_at(events, tmp_path):
     hidden[train] = labels[train]
     models = [learner.fit(inputs, y, train, seed=0, state=tmp_path / str(i)) for i, y in enumerate((labels, hidden))]
     assert np.array_equal(models[0].logit(inputs, np.arange(9)), models[1].logit(inputs, np.arange(9)))
+
+
+@pytest.mark.parametrize(("own", "pretrained", "width"), [(None, None, 24.0), (None, 6.0, 6.0), (1.0, 6.0, 1.0)])
+def test_slots_are_as_wide_as_configured_else_as_pretrained_else_a_day(write_events, tmp_path, own, pretrained, width):
+    """Never as the records suggest: a stay in intensive care has the slots that sparse records have."""
+    start = datetime(2020, 1, 1)
+    config = TransformerConfig(checkpoint=None, slot_hours=own)
+    if pretrained:
+        vocabulary = Vocabulary([], [schema.AGE], {}, {}, {}, 64)
+        network = EhrModel(EhrConfig(**SIZES, slot_hours=pretrained).fitted(vocabulary))
+        save_checkpoint(tmp_path / "checkpoint", network, vocabulary, "# A card\n")
+        config = replace(config, checkpoint=str(tmp_path / "checkpoint"))
+    for step in (timedelta(hours=1), timedelta(days=20)):
+        events = write_events([(1, start + i * step, "X//1") for i in range(50)], folder=tmp_path / str(step.days))
+        rows = pl.DataFrame([(1, start + 60 * step, True, "held_out")], schema=schema.ROWS, orient="row")
+        assert TransformerLearner(config).prepare(events, rows).records.slot_hours == width
 
 
 # --- explanations -----------------------------------------------------------------------------------------------------

@@ -50,10 +50,13 @@ def test_events_after_the_last_row_are_not_read(write_events):
     assert "X//2" not in records.codes and "X//3" not in records.codes
 
 
-@pytest.mark.parametrize(("step", "width"), [(timedelta(hours=1), 1.0), (timedelta(days=20), 24.0)])
-def test_slots_are_as_wide_as_records_are_dense(write_events, step, width):
-    events = write_events([(1, START + i * step, "X//1") for i in range(100)])
-    assert read_records(events).slot_hours == width
+def test_a_later_burst_leaves_earlier_slots_as_they_were(write_events, tmp_path):
+    sparse = [(1, START + timedelta(days=d, hours=h), "X//1") for d in range(3) for h in (2, 20)]
+    burst = [(1, START + timedelta(days=20, hours=h), "X//1") for h in range(100)]
+    before, after = (
+        read_records(write_events(facts, folder=tmp_path / str(len(facts)))) for facts in (sparse, sparse + burst)
+    )
+    assert before.slot_start.tolist() == after.slot_start[:3].tolist()
 
 
 @settings(max_examples=60, deadline=None)

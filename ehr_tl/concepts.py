@@ -1,0 +1,57 @@
+"""What an event may be called: its code, the hospital's other codes for the same fact, and everything above these.
+
+A *concept* is a code together with the other codes of the event. Two events of one code may differ in them: a hospital
+that writes SNOMED and ICD-10 side by side does not always write the same pair. So other codes belong to the event, and
+only what is true of a code wherever it stands belongs to the code (`parent_codes` of `metadata/codes.parquet`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+_BETWEEN = "\n"
+
+
+def concept() -> pl.Expr:
+    """The concept of each event as one text: its code, and below it the other codes, if it has any."""
+    others = pl.col("other_codes").list.join(_BETWEEN)
+    return pl.concat_str("code", others, separator=_BETWEEN, ignore_nulls=True)
+
+
+def names_of(concept: str) -> list[str]:
+    """Code and other codes of a concept.
+
+    Examples:
+        >>> names_of("SNOMED//22298006"), names_of("SNOMED//22298006\\nICD10GM//I21.4")
+        (['SNOMED//22298006'], ['SNOMED//22298006', 'ICD10GM//I21.4'])
+    """
+    return concept.split(_BETWEEN)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Which codes lie above which.
+
+    Attributes:
+        parents: Code -> more general codes, for every code that has any.
+    """
+
+    parents: Mapping[str, tuple[str, ...]]
+
+    def above(self, *codes: str) -> Iterator[str]:
+        """`codes`, then their parents, then theirs, each once; a circle ends where it closes.
+
+        Examples:
+            >>> list(Hierarchy({"E11.9": ("E11",), "E11": ("E",), "E": ("E11",)}).above("E11.9"))
+            ['E11.9', 'E11', 'E']
+        """
+        seen, queue = set(codes), list(dict.fromkeys(codes))
+        for code in queue:
+            yield code
+            for parent in self.parents.get(code, ()):
+                if parent not in seen:
+                    seen.add(parent)
+                    queue.append(parent)
