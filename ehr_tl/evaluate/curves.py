@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ehr_tl.evaluate.intervals import number
-from ehr_tl.evaluate.metrics import sigmoid
+from ehr_tl.models.calibration import sigmoid
 
 #: Most points of a curve.
 _POINTS = 160

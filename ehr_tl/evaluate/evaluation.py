@@ -163,5 +163,7 @@ def _abstained(scores: pl.DataFrame, wide: pl.DataFrame, chosen: str) -> dict[st
     }
     kept = rows.filter((pl.col("split") == schema.HELD_OUT) & ~pl.col("abstained")).select(_KEY)
     answered = wide.join(kept, on=_KEY, how="semi")
+    if answered.is_empty():
+        return {**counts, "auroc_of_the_rest": None}
     value = metrics.auroc(answered["label"].to_numpy(), answered[chosen].to_numpy(), np.ones(answered.height))
-    return {**counts, "auroc_of_the_rest": number(float(value)) if answered.height else None}
+    return {**counts, "auroc_of_the_rest": number(float(value))}

@@ -11,17 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ehr_tl.models.calibration import sigmoid
+
 Array = np.ndarray
-
-
-def sigmoid(logit: Array) -> Array:
-    """1 / (1 + exp(-logit)), without overflow.
-
-    Examples:
-        >>> sigmoid(np.array([-1000.0, 0.0])).tolist()
-        [0.0, 0.5]
-    """
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logit, dtype=float)))
 
 
 def auroc(labels: Array, logit: Array, weights: Array) -> Array:

@@ -9,7 +9,10 @@ import polars as pl
 
 from ehr_tl.concepts import concept, names_of
 from ehr_tl.events import Events
-from ehr_tl.schema import BIRTH, DEATH
+from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, VISIT_END, VISIT_START
+
+#: Codes of events that say no more than that a visit began or ended: every hospital writes the same.
+_COURSE = f"^({VISIT_START}|{VISIT_END}|{DISCHARGE})//"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class CodeBook:
     series: pl.DataFrame
     members: np.ndarray
     offsets: np.ndarray
+
+    def clinical(self) -> np.ndarray:
+        """Which concepts say more than that a visit began or ended, shape (concepts,)."""
+        return ~self.concepts.str.contains(_COURSE).to_numpy()
 
     def own(self, concept: np.ndarray) -> np.ndarray:
         """Number of each concept's own code."""

@@ -29,7 +29,8 @@ class Profile:
     """How much rows see.
 
     Attributes:
-        events: Timed events at or before the prediction time, shape (rows,).
+        events: Timed events at or before the prediction time that say more than that a visit began or ended,
+            shape (rows,).
         counts: Events per concept, shape (rows, concepts).
         summary: Columns as in `SUMMARY`, on scales where distances mean something (logarithms; age in years,
             NaN where unknown), shape (rows, 6).
@@ -47,11 +48,11 @@ class Profile:
         return self.book.codes.gather(np.unique(self.book.groups(seen)[1]))
 
     def known_share(self, known: pl.Series) -> np.ndarray:
-        """Share of each row's events of which some code, or an ancestor of it, is in `known`; 1 without events."""
+        """Share of each row's `events` of which some code, or an ancestor of it, is in `known`; 1 without any."""
         in_known = self.book.codes.is_in(known.implode()).to_numpy()
         concepts = len(self.book.concepts)
         concept, code = self.book.groups(np.arange(concepts))
-        hit = np.bincount(concept, weights=in_known[code], minlength=concepts) > 0
+        hit = (np.bincount(concept, weights=in_known[code], minlength=concepts) > 0) & self.book.clinical()
         return np.where(self.events > 0, self.counts @ hit.astype(float) / np.maximum(self.events, 1), 1.0)
 
 
@@ -66,7 +67,8 @@ def profile(events: Events, rows: pl.DataFrame) -> Profile:
     summary = np.zeros((rows.height, len(SUMMARY)))
     for (position, _), part in zip(pieces, summaries):
         summary[position] = part
-    return Profile(np.asarray(counts.sum(axis=1)).ravel().astype(np.int64), counts, summary, book)
+    events = (counts @ book.clinical().astype(np.int64)).astype(np.int64)
+    return Profile(events, counts, summary, book)
 
 
 def _counts(block: Block, book: CodeBook) -> sparse.csr_matrix:

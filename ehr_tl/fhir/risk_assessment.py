@@ -159,7 +159,7 @@ def _prediction(row: dict[str, Any], rank: int, issuer: Issuer) -> dict[str, Any
 def _rationale(row: dict[str, Any], average: float) -> str:
     risk, lower, upper = (_percent(row[name]) for name in ("risk", "lower", "upper"))
     why = "; ".join(row["reasons"] or []) or "no single fact of the record"
-    return f"Risk {risk}% (95% interval {lower} to {upper}%; average {_percent(average)}%), raised most by: {why}."
+    return f"Risk {risk}% (refitted models: {lower} to {upper}%; average {_percent(average)}%), raised most by: {why}."
 
 
 def _notes(export: ExportInfo) -> list[str]:

@@ -16,6 +16,9 @@ from ehr_tl.config import AbstentionConfig
 from ehr_tl.features import Profile
 from ehr_tl.features.profile import SUMMARY
 from ehr_tl.files import read_json, whole, write_json
+from ehr_tl.progress import log
+
+_FOREIGN = 0.8  # least share of known events in an export that looks like the one that was learned from
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,29 @@ class Abstention:
     def reasons(self, profile: Profile, audience: np.ndarray) -> list[str | None]:
         """Why each row has no score to act on, in words; None where it has one."""
         reasons: list[str | None] = [None] * len(audience)
+        met = np.ones(len(audience))
         for number in np.unique(audience):
             rows = np.flatnonzero(audience == number)
             known = self.known.filter(pl.col("audience") == number)["code"]
             share, reference = profile.known_share(known)[rows], self.references[number]
+            met[rows] = share
             far = reference.distance(profile.summary[rows]) > reference.farthest
             strangest = reference.strangest(profile.summary[rows])
             for i, row in enumerate(rows):
                 reasons[row] = self._reason(int(profile.events[row]), share[i], bool(far[i]), int(strangest[i]))
+        if profile.events.any() and (overall := float(np.average(met, weights=profile.events))) < _FOREIGN:
+            log.warning(
+                "Only %.0f%% of the events have a code that the models have met: another adapter, or another hospital?",
+                100 * overall,
+            )
         return reasons
 
     def _reason(self, events: int, share: float, far: bool, strangest: int) -> str | None:
         if events < self.config.min_events:
-            return f"only {events} events are on record before this time; at least {self.config.min_events} are needed"
+            return (
+                f"only {events} events (beginnings and ends of visits aside) are on record before this time; at least "
+                f"{self.config.min_events} are needed"
+            )
         if share < self.config.min_known:
             return (
                 f"only {share:.0%} of the patient's events have a code that occurs among the patients whom the models "

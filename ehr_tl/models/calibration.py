@@ -52,7 +52,12 @@ class Calibration:
 
 
 def sigmoid(logit: np.ndarray) -> np.ndarray:
-    """Probability of a logit, without overflow."""
+    """1 / (1 + exp(-logit)), without overflow.
+
+    Examples:
+        >>> sigmoid(np.array([-1000.0, 0.0])).tolist()
+        [0.0, 0.5]
+    """
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logit, dtype=float)))
 
 

@@ -4,7 +4,8 @@ Subjects with a known outcome are dealt into K folds. For each pair of folds i <
 all the others. A subject of fold i is scored by the mean of the M(i, j) over j. How these are stacked and calibrated
 for fold i is learned from M(i, j)'s predictions for fold j, over all j: predictions for subjects that neither the
 model nor fold i has anything to do with. Everybody else is scored by the mean over all folds' calibrated ensembles.
-All of it is linear in the base logits, so explanations of base models add up to explanations of scores.
+Means lie nearer to the middle than what they are of, and are spread out again (`Ensemble.fit`). All of it is linear in
+the base logits, so explanations of base models add up to explanations of scores.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.models.abstention import Abstention
 from ehr_tl.models.base import Attribution, Learner, RiskModel
 from ehr_tl.models.calibration import sigmoid
-from ehr_tl.models.combination import Combination, blend, single
+from ehr_tl.models.combination import blend, single
 from ehr_tl.models.ensemble import Ensemble, combine
 from ehr_tl.models.fitting import Labelled, combinations, keep_or_discard, out_of_fold
 from ehr_tl.models.pairs import Pair, PairFits, fit_pairs, pair_folder, pairs_of
 
-VERSION = 1  # of the files in a models folder
+VERSION = 2  # of the files in a models folder
 NORMAL = 1.96  # half-width of a 95% interval in standard deviations
 
 
@@ -156,7 +157,7 @@ class CrossFit:
         with whole(self.folder / "folds.parquet") as temporary:
             self.folds.write_parquet(temporary)
         self.abstention.save(self.folder)
-        models = {model: [c.to_json() for c in e.combinations] for model, e in self.ensembles.items()}
+        models = {model: ensemble.to_json() for model, ensemble in self.ensembles.items()}
         write_json(self.folder / "crossfit.json", {"version": VERSION, "models": models, "chosen": self.chosen})
 
     @classmethod
@@ -182,7 +183,7 @@ class CrossFit:
                 expected=f"format {VERSION}",
                 fix="train again with `ehr-tl run`",
             )
-        ensembles = {m: Ensemble(tuple(map(Combination.from_json, c))) for m, c in saved["models"].items()}
+        ensembles = {model: Ensemble.from_json(value) for model, value in saved["models"].items()}
         by_name = {learner.name: learner for learner in learners if not learner.comparison}
         needed = {name for ensemble in ensembles.values() for name in ensemble.learners}
         if needed - by_name.keys():
@@ -245,7 +246,7 @@ def fit_crossfit(
         first, second = ensembles
         both = {name: base[name] for name in ensembles}
         make = lambda logits, label, subject: blend((first, second), logits, label, subject)
-        ensembles[schema.BLEND] = Ensemble(combinations(labelled, both, make))
+        ensembles[schema.BLEND] = Ensemble.fit(combinations(labelled, both, make), both, labelled.fold)
     _write_comparison(folder, labelled, compared, base)
     limits = config.abstention
     crossfit = CrossFit(
@@ -261,7 +262,7 @@ def fit_crossfit(
 
 def _alone(name: str, base: dict[Pair, np.ndarray], labelled: Labelled) -> Ensemble:
     make = lambda logits, label, subject: single(name, logits[name], label, subject)
-    return Ensemble(combinations(labelled, {name: base}, make))
+    return Ensemble.fit(combinations(labelled, {name: base}, make), {name: base}, labelled.fold)
 
 
 def _write_comparison(

@@ -6,25 +6,63 @@ number K, everybody outside all folds (by all models).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ehr_tl.models.base import PARTS, Attribution
+from ehr_tl.models.calibration import FEW, level, sigmoid
 from ehr_tl.models.combination import Combination
 from ehr_tl.models.pairs import Pair, pairs_of
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """How the mean of an audience's members becomes its score: `intercept + slope * mean`."""
+
+    intercept: float = 0.0
+    slope: float = 1.0
+
+
+@dataclass(frozen=True)
 class Ensemble:
-    """One model as it is scored: a combination for each fold.
+    """One model as it is scored: a combination for each fold, a pooling for each audience.
 
     Attributes:
-        combinations: How fold i's base logits become its score, in order of i.
+        combinations: How fold i's base logits become its members' logits, in order of i.
+        poolings: One for each audience, in order.
     """
 
     combinations: tuple[Combination, ...]
+    poolings: tuple[Pooling, ...]
+
+    @classmethod
+    def fit(
+        cls, combinations: tuple[Combination, ...], base: dict[str, dict[Pair, np.ndarray]], fold: np.ndarray
+    ) -> Ensemble:
+        """Finds the poolings of members that are calibrated one by one.
+
+        Their mean is not calibrated: where members disagree it lies nearer to the middle than each of them, and with a
+        rare outcome it expects too few. So it is spread out again, by how much the members disagree on rows that none
+        of them saw: the audience's own. No outcome is looked at.
+
+        Args:
+            combinations: One for each fold.
+            base: Learner -> pair -> logits of all labelled rows that lie in the pair's folds.
+            fold: Fold of each labelled row, shape (n,).
+        """
+        folds = len(combinations)
+        unpooled = cls(combinations, (Pooling(),) * (folds + 1))
+        members = np.zeros((folds - 1, len(fold)))
+        for number in range(folds):
+            rows = np.flatnonzero(fold == number)
+            found = {name: {pair: logit[rows] for pair, logit in by_pair.items()} for name, by_pair in base.items()}
+            members[:, rows] = unpooled._members(number, found)[0]
+        told = all(each.calibration.events >= FEW for each in combinations)
+        own = [_pooling(members[:, fold == number], told) for number in range(folds)]
+        return cls(combinations, (*own, _pooling(members, told, len(pairs_of(folds)))))
 
     @property
     def folds(self) -> int:
@@ -36,26 +74,39 @@ class Ensemble:
         return [(fold, pair) for fold in own for pair in pairs_of(self.folds) if fold in pair]
 
     def score(self, audience: int, base: dict[str, dict[Pair, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Calibrated logits, and their variance: the members' spread and the calibration's uncertainty.
+        """Calibrated logits, and their variance: the members' disagreement and the calibration's uncertainty.
+
+        Members share most of their training rows, so they differ less than models of other samples would. How much
+        less is known for models that are fitted without d of n parts: by the factor d / (n - d) (Shao and Wu, 1989,
+        "A general theory for jackknife variance estimation", Ann. Statist. 17). What all members get wrong alike is
+        not in it.
 
         Args:
             audience: Whose rows these are.
             base: Learner -> pair -> logits of the audience's rows.
         """
+        logits, uncertainty = self._members(audience, base)
+        pooling, left_out = self.poolings[audience], 2 if audience == self.folds else 1
+        variance = np.var(logits, axis=0) * (self.folds - 2) / left_out + np.mean(uncertainty, axis=0)
+        return pooling.intercept + pooling.slope * np.mean(logits, axis=0), pooling.slope**2 * variance
+
+    def _members(self, audience: int, base: dict[str, dict[Pair, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated logits of the members, and the variance of their calibration; each of shape (members, rows)."""
         logits, variances = [], []
         for fold, pair in self.members(audience):
             combination = self.combinations[fold]
             raw = combination.uncalibrated({learner: base[learner][pair] for learner in combination.weights})
             logits.append(combination.calibration(raw))
             variances.append(combination.calibration.variance(raw))
-        return np.mean(logits, axis=0), np.var(logits, axis=0, ddof=1) + np.mean(variances, axis=0)
+        return np.array(logits), np.array(variances)
 
     def weights(self, audience: int, learner: str) -> dict[Pair, float]:
         """By how much the score's logit rises with each pair model's logit."""
         members = self.members(audience)
         weights = dict.fromkeys((pair for _, pair in members), 0.0)
         for fold, pair in members:
-            weights[pair] += self.combinations[fold].weight(learner) / len(members)
+            share = self.poolings[audience].slope / len(members)
+            weights[pair] += share * self.combinations[fold].weight(learner)
         return weights
 
     def linear(self, audience: int, base: dict[str, dict[Pair, np.ndarray]]) -> np.ndarray:
@@ -69,11 +120,52 @@ class Ensemble:
     def intercept(self, audience: int) -> float:
         """The score's logit where all base logits are 0."""
         folds = range(self.folds) if audience == self.folds else (audience,)
-        return float(np.mean([self.combinations[fold].intercept for fold in folds]))
+        pooling = self.poolings[audience]
+        return pooling.intercept + pooling.slope * float(np.mean([self.combinations[f].intercept for f in folds]))
 
     @property
     def learners(self) -> tuple[str, ...]:
         return tuple(self.combinations[0].weights)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "combinations": [each.to_json() for each in self.combinations],
+            "poolings": [asdict(each) for each in self.poolings],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Ensemble:
+        return cls(
+            tuple(map(Combination.from_json, value["combinations"])), tuple(Pooling(**p) for p in value["poolings"])
+        )
+
+
+def _pooling(members: np.ndarray, slope_told: bool, many: int | None = None) -> Pooling:
+    """The pooling of members that were seen on some rows, shape (members, rows).
+
+    With V the variance over rows of one member's logit and v that of the mean, members of slope 1 have the covariance V
+    with the true logit, and so has their mean: its slope is V / v. Where the members' own slope could not be estimated
+    (`slope_told`), the mean is given the variance of one member and no more.
+
+    Args:
+        members: Calibrated logits.
+        slope_told: Whether the members' slope was estimated.
+        many: Of how many models the mean is taken in the end, if more than are seen here: their disagreement is then
+            averaged out further.
+    """
+    mean, centre = members.mean(axis=0), float(members.mean())
+    seen, apart = float(mean.var()), float(members.var(axis=0).mean())
+    pooled = seen
+    if many is not None:
+        noise = apart * len(members) / (len(members) - 1)
+        pooled = max(seen + apart - noise, 0.0) + noise / many
+    if min(seen, pooled) < 1e-12:
+        return Pooling()
+    ratio = min((seen + apart) / pooled, float(len(members)))
+    slope = ratio if slope_told else ratio**0.5
+    stretched = centre + slope * (mean - centre) * (pooled / seen) ** 0.5
+    shift = level(stretched, sigmoid(members).mean(axis=0))
+    return Pooling(centre * (1 - slope) + shift, slope)
 
 
 def combine(ensemble: Ensemble, audience: int, explained: dict[str, dict[Pair, Attribution]]) -> Attribution:

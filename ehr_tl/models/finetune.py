@@ -8,7 +8,6 @@ included, that does best on training subjects that were set aside.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from ehr_tl.config import TransformerConfig
 from ehr_tl.files import whole
 from ehr_tl.models import training
 from ehr_tl.models.checkpoint import VOCABULARY, Checkpoint, load_model, round_to_half, save_model
+from ehr_tl.models.folds import subject_folds
 from ehr_tl.models.network import CodeBook, EhrConfig, EhrModel, extended
 from ehr_tl.schema import AGE
 from ehr_tl.tokens.batches import Batch, by_length, collate
@@ -127,6 +127,7 @@ class TransformerModel:
 
 def finetune(
     checkpoint: Checkpoint | None,
+    architecture: EhrConfig,
     inputs: Sequences,
     labels: np.ndarray,
     train: np.ndarray,
@@ -138,6 +139,7 @@ def finetune(
 
     Args:
         checkpoint: Where to start; None: from scratch.
+        architecture: Of the network that starts from scratch.
         inputs: The rows.
         labels: 0 or 1 per row of `inputs`; only those at `train` are looked at.
         train: Positions of the training rows.
@@ -145,11 +147,11 @@ def finetune(
         seed: Fixes weights, order and dropout.
         state: A folder.
     """
-    before = checkpoint.vocabulary if checkpoint else Vocabulary([], [AGE], {}, {}, {}, EhrConfig().buckets)
+    before = checkpoint.vocabulary if checkpoint else Vocabulary([], [AGE], {}, {}, {}, architecture.buckets)
     vocabulary = before.extend(inputs.records, inputs.subject[train], MIN_SUBJECTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.hash_seed(seed))
-        start = checkpoint.model if checkpoint else EhrModel(EhrConfig().fitted(vocabulary))
+        start = checkpoint.model if checkpoint else EhrModel(architecture.fitted(vocabulary))
         network = RiskNetwork(extended(start, vocabulary))
     reading = Reading(inputs, vocabulary.encode(inputs.records))
     fitting, aside = _split(inputs.subject, labels, train, seed)
@@ -165,7 +167,7 @@ def finetune(
 
 def _split(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sets the rows of every fifth training subject aside."""
-    aside = next(_parts_of(subject[train], labels[train], seed))
+    aside = subject_folds(subject[train], labels[train], _PARTS, seed) == 0
     return train[~aside], train[aside]
 
 
@@ -195,7 +197,7 @@ def _start_at_prevalence(network: RiskNetwork, labels: np.ndarray) -> None:
 def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np.ndarray, seed: int) -> None:
     """Sets the head to a logistic regression on the network's vectors of the rows `train`.
 
-    Its penalty is chosen by cross-validation over their subjects.
+    Its penalty is chosen by cross-validation over their subjects; the strongest where these are too few.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -207,7 +209,10 @@ def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np
     mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
     vectors = (vectors - mean) / spread
     loss = dict.fromkeys(_PENALTIES, 0.0)
-    for part in _parts_of(reading.asked.subject[train], target, seed):
+    parts = subject_folds(reading.asked.subject[train], target, _PARTS, seed)
+    for part in (parts == number for number in range(_PARTS)):
+        if not part.any() or len(np.unique(target[~part])) < 2:
+            continue
         for penalty in _PENALTIES:
             fitted = LogisticRegression(C=penalty, max_iter=200).fit(vectors[~part], target[~part])
             logits = fitted.decision_function(vectors[part])
@@ -216,17 +221,6 @@ def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np
     weight = fitted.coef_[0] / spread
     network.head.weight.copy_(torch.from_numpy(weight).unsqueeze(0))
     network.head.bias.fill_(float(fitted.intercept_[0] - weight @ mean))
-
-
-def _parts_of(subject: np.ndarray, target: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Masks of rows, each held out once: subjects are whole, and positive ones are spread evenly."""
-    people, which = np.unique(subject, return_inverse=True)
-    positive = np.bincount(which, weights=target) > 0
-    order = np.lexsort((np.random.default_rng(seed).random(len(people)), positive))
-    part = np.empty(len(people), dtype=np.int64)
-    part[order] = np.arange(len(people)) % _PARTS
-    for number in range(_PARTS):
-        yield part[which] == number
 
 
 def _tune(

@@ -59,19 +59,18 @@ class Labelled:
 
 
 def _count(label: np.ndarray, subject: np.ndarray, wanted: int) -> int:
-    """The number of folds that the rarer kind of subject allows."""
+    """The number of folds that the rarer kind of subject allows, the one that is wanted if it does."""
     subjects = len(np.unique(subject))
     positive = len(np.unique(subject[label == 1]))
     rarer = min(positive, subjects - positive)
-    folds = min(wanted, rarer)
-    if folds < 3 or rarer - 2 * -(-rarer // folds) < FEWEST:
-        raise CohortError(
-            f"{subjects} subjects have a known outcome, {positive} of them with it: too few to cross-validate",
-            expected=f"at least 4 subjects with and 4 without the outcome (20 and more to trust the result); "
-            f"evaluation.folds is {wanted} (at least 3)",
-            fix="use a larger export, a longer outcome window or a broader outcome",
-        )
-    return folds
+    for folds in (wanted, 5, 4):
+        if folds <= rarer and rarer - 2 * -(-rarer // folds) >= FEWEST:
+            return folds
+    raise CohortError(
+        f"{subjects} subjects have a known outcome, {positive} of them with it: too few to cross-validate",
+        expected="at least 4 subjects with and 4 without the outcome (20 and more to trust the result)",
+        fix="use a larger export, a longer outcome window or a broader outcome",
+    )
 
 
 def keep_or_discard(folder: Path, learners: Sequence[Learner], events: Events, labelled: Labelled) -> None:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from ehr_tl import features
 from ehr_tl.config import LightGBMConfig
+from ehr_tl.errors import CohortError
 from ehr_tl.events import Events
 from ehr_tl.features import Features
 from ehr_tl.files import read_json, whole, write_json
@@ -78,7 +79,14 @@ class GradientBoostingLearner:
         self, inputs: Features, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path
     ) -> GradientBoosting:
         """Fits within seconds, so an interrupted fit starts again: nothing is kept in `state`."""
-        columns = inputs.columns[np.flatnonzero(inputs.subjects_with(train) >= self.config.min_subjects)]
+        least = min(self.config.min_subjects, len(np.unique(inputs.subject[train])) // 4)
+        columns = inputs.columns[np.flatnonzero(inputs.subjects_with(train) >= max(1, least))]
+        if columns.is_empty():
+            raise CohortError(
+                "Nothing is on record of the cohort's patients before their prediction times",
+                expected="events, or at least birth dates and sex",
+                fix="look at events/metadata/coverage.json: it says what was set aside, and why",
+            )
         matrix = inputs.take(columns, train)
         single = without_twins(matrix)
         booster, kept, tuned = tune(matrix[:, single], labels[train], inputs.subject[train], self.config, seed)

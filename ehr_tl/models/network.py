@@ -58,6 +58,10 @@ class EhrConfig(LlamaConfig):
     outcomes: list[str] | None = None
     horizons_days: list[int] | None = None
 
+    def untrained(self) -> EhrConfig:
+        """The same network before it was pretrained to foretell anything."""
+        return EhrConfig.from_dict({**self.to_dict(), "outcomes": None, "horizons_days": None})
+
     def fitted(self, vocabulary: Vocabulary) -> EhrConfig:
         """The same with the sizes that a vocabulary asks for."""
         sizes = {

@@ -11,6 +11,7 @@ import polars as pl
 
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
+from ehr_tl.errors import PipelineError
 from ehr_tl.events import Events
 from ehr_tl.models.base import PARTS, Attribution
 from ehr_tl.models.players import Players, check_players, choose_players
@@ -32,6 +33,8 @@ class TransformerLearner:
 
     def __init__(self, config: TransformerConfig, from_scratch: bool = False):
         check_players(config.players)
+        if config.slot_hours is not None and not config.slot_hours > 0:
+            raise PipelineError(f"transformer.slot_hours is {config.slot_hours:g}", expected="more than 0, or null")
         self.config = config
         self.comparison = from_scratch
         self.name = f"{schema.TRANSFORMER}_from_scratch" if from_scratch else schema.TRANSFORMER
@@ -42,28 +45,29 @@ class TransformerLearner:
 
         return load_checkpoint(self.config.checkpoint) if self.config.checkpoint is not None else None
 
+    @property
+    def _architecture(self):
+        """The network's: the checkpoint's, also for the one that is trained from scratch beside it."""
+        from ehr_tl.models.network import EhrConfig
+
+        return self._checkpoint.model.config if self._checkpoint is not None else EhrConfig()
+
     def prepare(self, events: Events, rows: pl.DataFrame) -> Sequences:
         """Encodes `rows` (`schema.ROWS`) as sequences of slots; nothing after a row's prediction time is in its view.
 
         Slots are as wide as the configuration says, else as in the checkpoint's pretraining, else as by the network's
         default.
         """
-        return build_sequences(read_records(events, rows, self._slot_hours), rows, self.config.max_slots)
-
-    @property
-    def _slot_hours(self) -> float:
-        from ehr_tl.models.network import EhrConfig
-
-        if self.config.slot_hours is not None:
-            return self.config.slot_hours
-        return (self._checkpoint.model.config if self._checkpoint is not None else EhrConfig()).slot_hours
+        slot_hours = self.config.slot_hours or self._architecture.slot_hours
+        return build_sequences(read_records(events, rows, slot_hours), rows, self.config.max_slots)
 
     def fit(self, inputs: Sequences, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path):
         """Fine-tunes on the rows `train`; see `models.base.Learner.fit`."""
         from ehr_tl.models.finetune import finetune
 
-        checkpoint = None if self.comparison else self._checkpoint
-        return finetune(checkpoint, inputs, np.asarray(labels), np.asarray(train), self.config, seed, state)
+        checkpoint, architecture = None if self.comparison else self._checkpoint, self._architecture.untrained()
+        label, index = np.asarray(labels), np.asarray(train)
+        return finetune(checkpoint, architecture, inputs, label, index, self.config, seed, state)
 
     def load(self, folder: Path):
         """Opens a saved fit."""
@@ -84,14 +88,19 @@ class TransformerLearner:
         index = np.asarray(index)
         order = np.empty(len(inputs), dtype=np.int64)
         order[index] = np.arange(len(index))
-        permutations = antithetic_permutations(self.config.players, self.config.permutations)
+        # Other permutations for each model: what a few of them get wrong then averages out between the models.
+        permutations = [
+            antithetic_permutations(self.config.players, self.config.permutations, seed) for seed in range(len(models))
+        ]
         rank = _ranks(models, inputs.records.codes)
         base = np.zeros((len(models), len(index)))
         parts: list[tuple[int, str, str]] = []
         shares: list[np.ndarray] = []
         for sequence in track(inputs.group(index), "explaining the transformer"):
             players = choose_players(inputs.records, sequence.subject, rank, self.config.players)
-            found = [_explain_sequence(model, inputs, sequence, players, permutations) for model in models]
+            found = [
+                _explain_sequence(model, inputs, sequence, players, own) for model, own in zip(models, permutations)
+            ]
             base[:, order[sequence.rows]] = [nothing for nothing, _ in found]
             for row, player, kind, code in _parts(inputs, sequence, players):
                 parts.append((int(order[sequence.rows[row]]), kind, code))

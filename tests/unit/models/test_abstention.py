@@ -47,6 +47,22 @@ def test_reasons(records, tmp_path):
     assert Abstention.load(tmp_path).reasons(everybody, audience) == reasons
 
 
+def test_that_visits_began_and_ended_is_no_knowledge_of_a_patient(write_events, caplog):
+    """A record whose every clinical code is foreign is not known by its visits, which all hospitals write alike."""
+    visits = ["VISIT_START//AMB", "VISIT_END//AMB"] * 4
+    facts = [fact for subject in range(30) for fact in facts_of(subject, [*visits, "A", "B", "C"])]
+    facts += facts_of(30, [*visits, "X", "Y", "Z"]) + facts_of(31, visits)
+    rows = pl.DataFrame({"subject_id": range(32), "prediction_time": [NOW] * 32})
+    events = write_events(facts)
+    abstention = Abstention.fit(profile(events, rows.head(30)), np.arange(30) % 3, 3, AbstentionConfig())
+    foreign, silent = abstention.reasons(profile(events, rows), np.full(32, 3))[30:]
+    assert "only 0% of the patient's events" in foreign
+    assert "only 0 events" in silent
+    assert "another hospital" not in caplog.text
+    abstention.reasons(profile(events, rows[30:]), np.full(2, 3))
+    assert "another hospital" in caplog.text
+
+
 def test_a_fold_is_compared_with_the_other_folds(write_events):
     facts = [fact for subject in range(9) for fact in facts_of(subject, ["ONLY" if subject < 3 else "A"] * 5)]
     rows = pl.DataFrame({"subject_id": range(9), "prediction_time": [NOW] * 9})

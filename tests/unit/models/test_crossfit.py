@@ -11,6 +11,7 @@ from ehr_tl.errors import CohortError, RunError
 from ehr_tl.files import read_json, write_json
 from ehr_tl.models.base import PARTS, Attribution
 from ehr_tl.models.crossfit import CrossFit, fit_crossfit
+from ehr_tl.models.fitting import Labelled
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
 from ehr_tl.models.pairs import PairFits, pair_folder, pairs_of
 
@@ -127,9 +128,12 @@ def test_scores_are_the_mean_of_models_that_did_not_see_the_subject(hospital, tm
         assert len(logits) == FOLDS - 1
         return float(np.mean(logits))
 
+    poolings = fitted.ensembles[schema.LIGHTGBM].poolings
     for subject, x, logit in zip(rows["subject_id"], inputs, scores["logit"]):
         own = [fold[subject]] if subject in fold else range(FOLDS)
-        assert logit == pytest.approx(np.mean([expected(i, x) for i in own]), abs=1e-9)
+        pooling = poolings[fold.get(subject, FOLDS)]
+        mean = np.mean([expected(i, x) for i in own])
+        assert logit == pytest.approx(pooling.intercept + pooling.slope * mean, abs=1e-9)
 
 
 def test_scores_keep_their_contract(hospital, tmp_path):
@@ -269,6 +273,20 @@ def test_too_few_cases_are_the_users_to_know(cohort, tmp_path):
     few = rows.with_columns(boolean_value=pl.col("boolean_value") & pl.col("subject_id").is_in(positive.implode()))
     with pytest.raises(CohortError, match="2 of them"):
         fit_crossfit(two_learners(), events, few, CONFIG, tmp_path / "models")
+
+
+@pytest.mark.parametrize("wanted", [3, 5, 10])
+@pytest.mark.parametrize("positive", range(4, 13))
+def test_four_subjects_of_each_kind_are_enough(wanted, positive):
+    """And every fit then sees two of each at least."""
+    subject = np.arange(40)
+    rows = pl.DataFrame(
+        {"subject_id": subject, "prediction_time": None, "boolean_value": subject < positive, "split": "held_out"},
+        schema=schema.ROWS,
+    )
+    dealt = Labelled.of(rows, EvaluationConfig(folds=wanted))
+    for pair in pairs_of(dealt.folds):
+        assert dealt.label[~np.isin(dealt.fold, pair)].sum() >= 2
 
 
 def test_models_of_another_format_or_pipeline_are_refused(hospital, tmp_path):

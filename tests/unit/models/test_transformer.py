@@ -10,20 +10,22 @@ import torch
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
 from ehr_tl.errors import PipelineError
-from ehr_tl.models import finetune, training, transformer
+from ehr_tl.models import training, transformer
 from ehr_tl.models.checkpoint import save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.models.transformer import TransformerLearner
 from ehr_tl.tokens.vocabulary import Vocabulary
 
-CONFIG = TransformerConfig(checkpoint=None, epochs=3, max_slots=16, players=6, patience=3)
+CONFIG = TransformerConfig(checkpoint=None, epochs=3, max_slots=16, players=6, patience=3, learning_rate=3e-3)
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "buckets": 256}
 
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
     """Networks from scratch are small here."""
-    monkeypatch.setattr(finetune, "EhrConfig", lambda: EhrConfig(**SIZES))
+    usual = TransformerLearner._architecture.fget
+    small = property(lambda self: EhrConfig(**SIZES) if self.config.checkpoint is None else usual(self))
+    monkeypatch.setattr(TransformerLearner, "_architecture", small)
 
 
 @pytest.fixture
@@ -54,6 +56,32 @@ def test_it_learns_what_can_be_learned(events, tmp_path):
     config = TransformerConfig(checkpoint=None, epochs=30, max_slots=16, learning_rate=3e-3, patience=30)
     _, inputs, model = fit(events, tmp_path, config=config)
     assert roc_auc_score(rows["boolean_value"], model.logit(inputs, rows["index"].to_numpy())) > 0.9
+
+
+def test_what_is_trained_from_scratch_beside_a_checkpoint_is_the_same_network(events, tmp_path):
+    vocabulary = Vocabulary([], [schema.AGE], {}, {}, {}, 64)
+    sizes = {**SIZES, "hidden_size": 16, "buckets": 64, "outcomes": ["MEDS_DEATH"], "horizons_days": [365]}
+    save_checkpoint(tmp_path / "checkpoint", EhrModel(EhrConfig(**sizes).fitted(vocabulary)), vocabulary, "# A card\n")
+    _, _, model = fit(events, tmp_path, config=replace(CONFIG, epochs=1, checkpoint=str(tmp_path / "checkpoint")))
+    config = model.network.body.config
+    assert (config.hidden_size, config.num_hidden_layers, config.buckets) == (16, 2, 64)
+    assert config.outcomes is None
+
+
+def test_two_positive_subjects_are_enough_to_fit(events, tmp_path):
+    """One decides when to stop, one is learned from; no inner fold of the probe may be left without either."""
+    vocabulary = Vocabulary([], [schema.AGE], {}, {}, {}, 64)
+    sizes = {**SIZES, "hidden_size": 16, "buckets": 64}
+    save_checkpoint(tmp_path / "checkpoint", EhrModel(EhrConfig(**sizes).fitted(vocabulary)), vocabulary, "# A card\n")
+    rows = ask(events)
+    learner = TransformerLearner(replace(CONFIG, epochs=1, checkpoint=str(tmp_path / "checkpoint")))
+    inputs = learner.prepare(events, rows)
+    for seed in range(5):
+        positive = np.random.default_rng(seed).choice(40, 2, replace=False) + 1
+        label = np.isin(rows["subject_id"].to_numpy(), positive).astype(float)
+        train = np.flatnonzero(rows["subject_id"].to_numpy() <= 40)
+        model = learner.fit(inputs, label, train, seed=seed, state=tmp_path / str(seed))
+        assert np.isfinite(model.logit(inputs, np.arange(len(inputs)))).all()
 
 
 def test_a_saved_model_gives_the_same_logits_to_the_last_bit(events, tmp_path):
@@ -126,6 +154,11 @@ def test_slots_are_as_wide_as_configured_else_as_pretrained_else_a_day(write_eve
         assert TransformerLearner(config).prepare(events, rows).records.slot_hours == width
 
 
+def test_slots_without_width_are_refused():
+    with pytest.raises(PipelineError, match="slot_hours is 0"):
+        TransformerLearner(TransformerConfig(checkpoint=None, slot_hours=0))
+
+
 # --- explanations -----------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +185,7 @@ def test_all_models_have_the_same_parts_in_the_same_order(events, tmp_path):
 def test_all_permutations_give_the_shapley_values_of_removed_events(events, tmp_path, monkeypatch):
     """The players' values, by their definition, from logits of events folders that lack the players' events."""
     _, inputs, model = fit(events, tmp_path)
-    monkeypatch.setattr(transformer, "antithetic_permutations", lambda n, pairs: np.array(list(orders(range(n)))))
+    monkeypatch.setattr(transformer, "antithetic_permutations", lambda n, pairs, seed: np.array(list(orders(range(n)))))
     learner = TransformerLearner(TransformerConfig(checkpoint=None, max_slots=16, players=5))
     row = np.array([5])
     (found,) = learner.explain([model], inputs, row)
