@@ -77,11 +77,11 @@ class Events:
 
     def scan(self) -> pl.LazyFrame:
         """All events, lazily; columns and order as in `schema.EVENTS`."""
-        return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")))
+        return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")), glob=False)
 
     @cached_property
     def codes(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "metadata" / "codes.parquet")
+        return pl.read_parquet(self.folder / "metadata" / "codes.parquet", glob=False)
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
@@ -91,7 +91,7 @@ class Events:
 
     @cached_property
     def subjects(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "metadata" / "subjects.parquet")
+        return pl.read_parquet(self.folder / "metadata" / "subjects.parquet", glob=False)
 
     @cached_property
     def coverage(self) -> dict[str, Any]:

@@ -90,8 +90,8 @@ class Cohort:
             raise RunError(f"{folder} has no {missing[0]}", fix=f"run `ehr-tl cohort {folder}` first")
         told = read_json(folder / "flow.json")
         return cls(
-            labelled=pl.read_parquet(folder / "cohort.parquet").cast(COHORT),
-            current=pl.read_parquet(folder / "current.parquet").cast(CURRENT),
+            labelled=pl.read_parquet(folder / "cohort.parquet", glob=False).cast(COHORT),
+            current=pl.read_parquet(folder / "current.parquet", glob=False).cast(CURRENT),
             flow=told["flow"],
             predicates=told["predicates"],
             absent_codes=told["absent_codes"],

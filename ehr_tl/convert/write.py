@@ -93,7 +93,7 @@ class Shards:
         for shard in range(self._number):
             parts = sorted((self._parts / f"{shard:05d}").glob("*.parquet"))
             if parts or shard == 0:
-                frame = pl.read_parquet(parts) if parts else pl.DataFrame(schema=schema.EVENTS)
+                frame = pl.read_parquet(parts, glob=False) if parts else pl.DataFrame(schema=schema.EVENTS)
                 table = meds.DataSchema.align(frame.sort(_ORDER, nulls_last=False).to_arrow())
                 pq.write_table(table, self._data / f"{shard:05d}.parquet", compression="zstd")
         remove(self._parts)

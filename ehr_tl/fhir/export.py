@@ -11,13 +11,14 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import orjson
 
@@ -72,12 +73,12 @@ class ExportFile:
         path: Where it is, or the zip that it is in.
         name: As in `Read.file`.
         member: Its name inside the zip.
-        size: Bytes on disk, packed if it is.
+        size: Bytes on disk, packed if it is; None for what is no file.
     """
 
     path: Path
     name: str
-    size: int
+    size: int | None
     member: str | None = None
 
     @property
@@ -94,7 +95,7 @@ class Export:
     Attributes:
         path: Folder or file that was opened.
         files: Files that should hold resources, sorted by name.
-        ignored: Names of all others; they are left alone.
+        ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
     """
 
@@ -139,9 +140,11 @@ def open_export(path: str | Path) -> Export:
         path: A folder, a zip, an NDJSON file or a Bundle.
 
     Raises:
-        ExportError: There is nothing to read, or a zip is damaged or would climb out of its folder or swell beyond
-            all measure.
+        ExportError: There is nothing to read, a folder may not be opened, or a zip is damaged or would climb out of its
+            folder or swell beyond all measure.
     """
+    if not str(path).strip():
+        raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
     path = Path(path)
     if not path.exists():
         raise ExportError(
@@ -152,7 +155,7 @@ def open_export(path: str | Path) -> Export:
     files, ignored, times = [], [], []
     for file in sorted(_walk(path), key=lambda file: file.name):
         name = PurePosixPath(file.name).name
-        if name.startswith(".") or file.name.startswith("__MACOSX/") or not _DATA.search(name):
+        if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
             ignored.append(file.name)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
@@ -168,8 +171,10 @@ def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportE
     if files:
         problem = f"{path} holds data files ({len(files)}), but all of them are empty"
     elif ignored:
-        some = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
-        problem = f"{path} holds no file that could be FHIR (found: {some})"
+        # By their endings: a file may be named after a patient.
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "without an ending" for name in ignored)
+        some = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        problem = f"{path} holds no file that could be FHIR (files found: {some})"
     else:
         problem = f"{path} is empty"
     return ExportError(
@@ -184,11 +189,26 @@ def _walk(path: Path) -> Iterator[ExportFile]:
     if path.is_file():
         yield from _expand(path, path.name)
         return
-    for folder, _, names in os.walk(path):
-        for name in names:
-            file = Path(folder, name)
+    for folder, folders, names in os.walk(path, onerror=_fail):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for file in (Path(folder, name) for name in [*names, *links]):
+            name = file.relative_to(path).as_posix()
             if file.is_file():
-                yield from _expand(file, file.relative_to(path).as_posix())
+                yield from _expand(file, name)
+            else:
+                yield ExportFile(file, name, None)
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise _refuse(error) from error
+
+
+def _refuse(error: OSError) -> ExportError:
+    return ExportError(
+        f"{error.filename} cannot be opened ({error.strerror})",
+        expected="an export that can be read to its last file",
+        fix="let the account that runs ehr-tl read it, or move it out of the export",
+    )
 
 
 def _expand(path: Path, name: str) -> Iterator[ExportFile]:
@@ -261,6 +281,8 @@ def _content(file: ExportFile) -> Iterator[Iterator[bytes]]:
             yield blocks(stream, file.name.lower())
     except EOFError as error:
         raise Unreadable("truncated_file") from error
+    except PermissionError as error:
+        raise _refuse(error) from error
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError) as error:
         raise Unreadable("unreadable_file") from error
 

@@ -133,4 +133,5 @@ class Abstention:
         references = tuple(
             Reference(np.array(r["mean"]), np.array(r["whitening"]), r["farthest"]) for r in saved["references"]
         )
-        return cls(AbstentionConfig(**saved["limits"]), pl.read_parquet(folder / "known_codes.parquet"), references)
+        known = pl.read_parquet(folder / "known_codes.parquet", glob=False)
+        return cls(AbstentionConfig(**saved["limits"]), known, references)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ehr_tl.models.network import EhrModel
     from ehr_tl.tokens.vocabulary import Vocabulary
 
+_COPY_AGAIN = "copy the checkpoint again, all its files together"
+
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "MODEL_CARD.md"
 _EXECUTABLE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".py")
 
@@ -59,13 +61,21 @@ def checkpoint_path(name: str | Path) -> Path:
 
 
 def check_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint; looks at the names of its files only, so that it is quick.
+    """The folder of a checkpoint; looks into all of its files, but makes no network of them, so that it is quick.
 
     Raises:
-        CheckpointError: There is none, a file is missing, or something in the folder could execute code.
+        CheckpointError: There is none, a file is missing or broken, or something in the folder could execute code.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = checkpoint_path(name)
     _check_files(path)
+    _config(path / CONFIG), _vocabulary(path / VOCABULARY), _card(path / CARD)
+    try:
+        with safe_open(path / WEIGHTS, framework="numpy"):  # reads the header: are all tensors there, in whole length?
+            pass
+    except SafetensorError:
+        raise _broken(path / WEIGHTS) from None
     return path
 
 
@@ -75,11 +85,9 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing or broken, something in the folder could execute code, or sizes disagree.
     """
-    from ehr_tl.tokens.vocabulary import Vocabulary
-
-    path = check_checkpoint(name)
-    config = _config(path / CONFIG)
-    vocabulary = Vocabulary.load(path / VOCABULARY)
+    path = checkpoint_path(name)
+    _check_files(path)
+    config, vocabulary, card = _config(path / CONFIG), _vocabulary(path / VOCABULARY), _card(path / CARD)
     model = load_model(path, config)
     fitted = model.config.fitted(vocabulary)
     if fitted.to_dict() != model.config.to_dict():
@@ -87,9 +95,9 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
             f"{path}: {VOCABULARY} has {len(vocabulary.codes)} codes, {len(vocabulary.valued)} of them with values, "
             f"and {CONFIG} says otherwise",
             expected="both from one checkpoint",
-            fix="copy the checkpoint again, all its files together",
+            fix=_COPY_AGAIN,
         )
-    return Checkpoint(model, vocabulary, (path / CARD).read_text(encoding="utf-8"), path)
+    return Checkpoint(model, vocabulary, card, path)
 
 
 def _check_files(path: Path) -> None:
@@ -124,6 +132,28 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _vocabulary(path: Path) -> Vocabulary:
+    from ehr_tl.tokens.vocabulary import Vocabulary
+
+    try:
+        return Vocabulary.load(path)
+    except CheckpointError as error:
+        if isinstance(error.__context__, KeyError):
+            raise CheckpointError(f"{path} has no {error.__context__.args[0]!r}", fix=_COPY_AGAIN) from None
+        raise
+
+
+def _card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is no UTF-8 text", fix="save it as UTF-8, or copy the checkpoint again") from None
+
+
+def _broken(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is broken or cut off", fix=_COPY_AGAIN)
+
+
 def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
     """Opens config.json and model.safetensors of a folder as a network in evaluation mode, single precision."""
     from huggingface_hub.errors import StrictDataclassError
@@ -139,7 +169,7 @@ def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError:
-        raise CheckpointError(f"{folder / WEIGHTS} is broken or cut off", fix="copy the checkpoint again") from None
+        raise _broken(folder / WEIGHTS) from None
     _check_shapes(folder, model, tensors)
     model.load_state_dict(tensors)
     return model.eval()
@@ -155,7 +185,7 @@ def _check_shapes(folder: Path, model: EhrModel, tensors: dict[str, torch.Tensor
             f"{folder / WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors differ, the first is {name} with shape "
             f"{found.get(name, 'missing')}",
             expected=f"shape {expected.get(name, 'none of that name')}",
-            fix="copy the checkpoint again, all its files together",
+            fix=_COPY_AGAIN,
         )
 
 

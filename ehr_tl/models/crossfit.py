@@ -195,7 +195,7 @@ class CrossFit:
             folder=folder,
             learners={name: by_name[name] for name in by_name if name in needed},
             ensembles=ensembles,
-            folds=pl.read_parquet(folder / "folds.parquet"),
+            folds=pl.read_parquet(folder / "folds.parquet", glob=False),
             abstention=Abstention.load(folder),
         )
 

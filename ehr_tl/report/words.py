@@ -17,6 +17,10 @@ MODELS = {
 }
 
 
+#: How far apart the ends of observed / expected may lie for a firm word on it, upper to lower.
+_FIRM = 2.0
+
+
 def percent(share: float | None) -> str:
     """A share with as many digits as mean something.
 
@@ -153,6 +157,8 @@ def _calibrated(metrics: dict[str, Any]) -> str:
         return words + "; high risks are somewhat too high and low ones too low."
     if slope["lower"] > 1:
         return words + "; high risks are somewhat too low and low ones too high."
+    if ratio["upper"] > ratio["lower"] * _FIRM:
+        return words + ": nothing speaks against reading the risks as percentages, but so few outcomes cannot tell."
     return words + ": the risks can be read as percentages."
 
 

@@ -58,7 +58,11 @@ def worklist(scores: pl.DataFrame, reasons: pl.DataFrame, subjects: pl.DataFrame
 
 
 def write_worklist(path: str | Path, frame: pl.DataFrame) -> None:
-    """Writes CSV; a cell that a spreadsheet would take for a formula gets a leading apostrophe."""
-    safe = frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'$1"))
+    """Writes CSV that spreadsheets read as it is meant.
+
+    What one would take for a formula gets a leading apostrophe, also behind a semicolon: where the comma is the decimal
+    sign, Excel divides there. The mark at the file's beginning says that it is UTF-8 (Python: `utf-8-sig`).
+    """
+    safe = frame.with_columns(pl.col(pl.String).str.replace_all(r"(^|;\s*)([=+\-@\t\r])", "$1'$2"))
     with whole(path) as temporary:
-        safe.write_csv(temporary, datetime_format="%Y-%m-%d %H:%M")
+        safe.write_csv(temporary, datetime_format="%Y-%m-%d %H:%M", include_bom=True, quote_style="non_numeric")

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 import zipfile
 
 import pytest
@@ -214,9 +215,9 @@ def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(ExportError, match="is empty"):
         open_export(tmp_path)
     (tmp_path / "x.csv").write_text("a,b")
-    with pytest.raises(ExportError, match=r"found: x\.csv"):
+    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
         open_export(tmp_path)
-    with pytest.raises(ExportError, match=r"found: x\.csv"):
+    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
         open_export(tmp_path / "x.csv")
     (tmp_path / "x.ndjson").write_text("")
     with pytest.raises(ExportError, match="all of them are empty"):
@@ -227,3 +228,40 @@ def test_nothing_to_read_is_an_error(tmp_path):
 def test_lines_do_not_depend_on_blocks(parts):
     whole = b"".join(parts).split(b"\n")
     assert list(blocks.lines(iter(parts))) == (whole if whole[-1] else whole[:-1])
+
+
+def test_what_is_no_file_is_named_and_left_alone(tmp_path):
+    (tmp_path / "x.ndjson").write_bytes(ndjson(1))
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "y.ndjson").write_bytes(ndjson(1, first=1))
+    (tmp_path / "linked").symlink_to(elsewhere)
+    (tmp_path / "gone.ndjson").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.ndjson")
+    found = open_export(tmp_path)
+    assert [file.name for file in found.files] == ["x.ndjson"]
+    assert found.ignored == ("gone.ndjson", "linked", "pipe.ndjson")
+
+
+@pytest.mark.parametrize("method", ["scandir", "open"])
+def test_what_may_not_be_read_is_an_error(tmp_path, monkeypatch, method):
+    """It would be missing without a word else."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.ndjson").write_bytes(ndjson(1))
+    target, usual = (os, os.scandir) if method == "scandir" else (export.Path, export.Path.open)
+
+    def forbidden(path, *arguments):
+        if "folder" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path, *arguments)
+
+    monkeypatch.setattr(target, method, forbidden)
+    with pytest.raises(ExportError, match=r"folder.* cannot be opened \(Permission denied\)"):
+        list(open_export(tmp_path).read())
+
+
+def test_no_message_tells_how_files_are_named(tmp_path):
+    (tmp_path / "Wilhelmina_Canary_1950-03-01.xml").write_text("<Patient/>")
+    with pytest.raises(ExportError) as error:
+        open_export(tmp_path)
+    assert "Canary" not in str(error.value)
