@@ -7,7 +7,7 @@ from typing import Any
 
 from ehr_tl import schema
 from ehr_tl.evaluate import FROM_SCRATCH
-from ehr_tl.evaluate.metrics import sigmoid
+from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report.svg import Plot, linear, log_odds, logit, odds_ticks
 from ehr_tl.report.words import MODELS, count, percent
 

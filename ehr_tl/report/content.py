@@ -9,9 +9,11 @@ from typing import Any
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.convert.emit import SET_ASIDE, UNUSED
 from ehr_tl.evaluate import FROM_SCRATCH
-from ehr_tl.evaluate.metrics import sigmoid
 from ehr_tl.explain.words import reasons
+from ehr_tl.fhir.export import FAULTS
+from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report import charts, words
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.drivers import Example, examples, top_drivers
@@ -100,7 +102,7 @@ def _coverage(coverage: dict[str, Any]) -> dict[str, Any]:
             "used": read["used"],
             "unused": sum(read["unused"].values()),
             "set_aside": sum(read["set_aside"].values()),
-            "why": _reasons(read["unused"]) + _reasons(read["set_aside"]),
+            "why": [f"{words.reason(name)}: {words.count(n)}" for name, n in _why(read).items()],
             **_shares(read["used"], sum(read["unused"].values()), sum(read["set_aside"].values())),
         }
         for kind, read in coverage["resources"].items()
@@ -116,12 +118,21 @@ def _coverage(coverage: dict[str, Any]) -> dict[str, Any]:
         "used": sum(r["used"] for r in resources),
         "set_aside": sum(r["set_aside"] for r in resources),
         "events": coverage["events"],
+        "meanings": _meanings(coverage["resources"].values()),
     }
 
 
-def _reasons(counts: dict[str, int]) -> list[str]:
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return [f"{reason.replace('_', ' ')}: {words.count(n)}" for reason, n in ordered if n]
+def _why(read: dict[str, Any]) -> dict[str, int]:
+    """Why resources of a type were not used, or in part only: reason -> how many."""
+    parts = (read["unused"], read["set_aside"], read.get("faults", {}))
+    return {name: n for part in parts for name, n in sorted(part.items(), key=lambda item: -item[1]) if n}
+
+
+def _meanings(resources: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The reasons that occur, each with what it means; those by an adapter's own rule speak for themselves."""
+    found = dict.fromkeys(name for read in resources for name in _why(read))
+    known = {**FAULTS, **SET_ASIDE, **UNUSED}
+    return [(words.reason(name), known[name]) for name in known if name in found]
 
 
 def _shares(*counts: int) -> dict[str, list[float]]:

@@ -53,6 +53,16 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
+def reason(name: str) -> str:
+    """A reason of coverage.json.
+
+    Examples:
+        >>> reason("truncated_file"), reason("status:entered-in-error")
+        ('truncated file', 'status: entered-in-error')
+    """
+    return name.replace("_", " ").replace(":", ": ")
+
+
 def decimal(value: float | None, digits: int = 2) -> str:
     return "\u2013" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 

@@ -116,6 +116,14 @@ def test_few_outcomes_are_said_first(make_results, tmp_path):
     assert "can be read as percentages" not in words
 
 
+def test_the_reasons_for_leaving_something_out_are_told_with_their_meaning(results, tmp_path):
+    condition = {"read": 9, "used": 5, "unused": {"no_time": 2, "status:planned": 1}, "set_aside": {"not_json": 1}}
+    coverage = {**results.coverage, "resources": {"Condition": {**condition, "faults": {"impossible_time": 3}}}}
+    words = text_of(rendered(tmp_path, replace(results, coverage=coverage)))
+    assert "no time: 2; status: planned: 1; not json: 1; impossible time: 3" in words
+    assert "nothing says when it was known" in words and "the text is not JSON" in words
+
+
 def test_shifted_dates_leave_nobody_current(results, tmp_path):
     past = results.scores.filter(pl.col("split") == schema.HELD_OUT)
     shifted = replace(results, scores=past, export=replace(results.export, dates_shifted=True))
