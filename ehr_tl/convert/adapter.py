@@ -39,14 +39,18 @@ class EventRule:
             that the alternative holds if `recorded` is there. `visit_end` is the end of the encounter that the row
             names; of a visit that is not over nothing is known yet. No alternatives: a static fact.
         begins: A date without a time means its first moment (births), not its last.
+        in_visit: A date without a time means at the latest the end of the encounter that the row names.
+        undated: Without a time that can be believed it is a static fact (someone is dead), not nothing.
         code: The code of every event of the view, which then needs no columns for it.
         prefix: First part of the code: `VISIT_TYPE` makes `VISIT_TYPE//SNOMED//185347001`.
         bare: The system whose codes follow the prefix without its name: `VISIT_START//IMP`.
-        exclude: Column -> values with which a row gives no event.
+        exclude: Column -> values, in any case, with which a row gives no event; one of those of a collection is enough.
     """
 
     time: tuple[str, ...] = ()
     begins: bool = False
+    in_visit: bool = False
+    undated: bool = False
     code: str | None = None
     prefix: str | None = None
     bare: str | None = None

@@ -71,6 +71,7 @@ class Codes:
         for concept_map in adapter.concept_maps:
             for key, target in _targets(concept_map):
                 self._maps.setdefault(key, target)
+        self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
         self._descriptions: dict[str, str] = {}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
@@ -188,6 +189,8 @@ class Codes:
         """What a coding may become: itself, and the target of a ConceptMap."""
         name, own = self._written(system, code, bare)
         target = self._maps.get((system, code))
+        if target and target[0] in self._roles and target[0] != bare:
+            target = None  # "deceased" is a disposition where dispositions are read, and nowhere else
         standard = name in self._standard or (system or "") == bare
         tier = 2 if not standard else 1 if target else 0
         yield _Candidate((tier, self._order(name), place), own, display, (name, "kept" if standard else "unmapped"))

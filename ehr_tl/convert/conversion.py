@@ -16,13 +16,12 @@ from ehr_tl import schema
 from ehr_tl.convert.adapter import Adapter, load_adapter
 from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.coverage import Coverage
-from ehr_tl.convert.emit import Emitter, Event, SetAside
+from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.index import DRUG, PATIENT, Index
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
 from ehr_tl.fhir.export import Export, Read, open_export
-from ehr_tl.fhir.views import RowError
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 
@@ -99,8 +98,9 @@ class _Conversion:
         key = self.index.key(read)
         resource_id = f"{read.type}/{key}" if key else None
         if key:
+            read.resource["id"] = key  # where views look for it
             ids, mark = self.seen[read.type], hash(key)
-            if mark in ids:
+            if mark in ids or self.index.is_outdated(read.type, key, read.resource):
                 self.coverage.set_aside(read, "repeated", resource_id)
                 return
             ids.add(mark)
@@ -108,14 +108,14 @@ class _Conversion:
             self.coverage.unused(read.type, reason)
             return
         events: list[Event] = []
+        self.index.named.clear()
         try:
             reason = self._emit(read, resource_id, events)
         except SetAside as fault:
             self.coverage.set_aside(read, fault.reason, resource_id)
-        except RowError:
-            self.coverage.set_aside(read, "does_not_fit", resource_id)
         else:
             if events:
+                self.index.referenced |= self.index.named
                 self.shards.add(events)
                 self.coverage.used(read.type)
             else:
@@ -132,19 +132,24 @@ class _Conversion:
     def _emit(self, read: Read, resource_id: str | None, events: list[Event]) -> str | None:
         """Runs every view of the resource's type; the first reason counts if none gives an event.
 
-        A Patient is not set aside for a birth date that cannot be: its other resources would go with it.
+        A Patient is not set aside for a birth date that cannot be: its death would go with it.
         """
-        reason = None
+        reason, faults = None, []
         for emitter in self.emitters[read.type]:
             try:
                 found = emitter.emit(read.resource, resource_id, events)
             except SetAside as fault:
                 if read.type != PATIENT:
                     raise
-                self.coverage.fault(PATIENT, fault.reason)
                 found = fault.reason
+            if found in SET_ASIDE:
+                faults.append(found)
             if reason in (None, "no_rows"):
                 reason = found or reason
+        if faults and not events:
+            raise SetAside(faults[0])
+        for fault in faults:
+            self.coverage.fault(read.type, fault)
         return reason
 
     def _write_metadata(self) -> None:

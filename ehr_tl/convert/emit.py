@@ -6,17 +6,19 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from ehr_tl.convert.adapter import Adapter, EventRule, time_columns
-from ehr_tl.convert.codes import Codes, Concept
+from ehr_tl.convert.codes import Codes, Coding, Concept
 from ehr_tl.convert.index import OPEN, VISIT, Index
 from ehr_tl.fhir.times import parse_time
-from ehr_tl.fhir.views import View
+from ehr_tl.fhir.views import RowError, View
 
 #: Why a resource that was read is set aside. Those of `fhir.export.FAULTS` come before.
 SET_ASIDE = {
-    "repeated": "a resource of this type and id was read before",
+    "repeated": "a resource of this type and id was read before, or this one is an older version of it",
     "no_patient": "it does not say whom it is about",
     "unknown_patient": "the patient that it is about is not in the export",
     "impossible_time": "a date or time that cannot be, such as the year 0000 or February 30",
@@ -35,10 +37,10 @@ UNUSED = {
     "no_code": "no code and no text says what it is",
     "nothing_known": "it says that nothing is known or present",
     "value_absent": "it says why there is no value",
-    "unknown_drug": "the Medication that it names is not in the export",
+    "unknown_drug": "the Medication that it names is not in the export, or does not say what it is",
     "not_a_patient": "it is about something other than a Patient",
     "replaced": "this patient's record was merged into another",
-    "not_referenced": "a Medication that nothing refers to",
+    "not_referenced": "a Medication that no event refers to",
 }
 
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?([eE][-+]?\d{1,3})?")
@@ -73,6 +75,8 @@ class _Columns(NamedTuple):
     patient: int
     encounter: int
     medication: int
+    medication_system: int
+    medication_value: int
     system: int
     code: int
     display: int
@@ -109,7 +113,10 @@ class Emitter:
         self.at = _Columns(**{name: places.get(name, -1) for name in _Columns._fields})
         self.fixed = codes.fixed(rule.code) if rule.code else None
         self.limit = min(adapter.manifest.plausible.value, _LARGEST)
-        self.exclude = [(column, places[column], frozenset(values)) for column, values in rule.exclude.items()]
+        self.exclude = [
+            (column, places[column], {value.lower(): value for value in values})
+            for column, values in rule.exclude.items()
+        ]
         self.time = _time_reader(adapter, rule, places, index)
 
     def emit(self, resource: dict[str, Any], resource_id: str | None, events: list[Event]) -> str | None:
@@ -118,7 +125,10 @@ class Emitter:
         Raises:
             SetAside: The resource is not to be believed.
         """
-        rows = self.view.rows(resource)
+        try:
+            rows = self.view.rows(resource)
+        except RowError:
+            raise SetAside("does_not_fit") from None
         if not rows:
             return "no_rows"
         rows = [(*row, None) for row in rows]
@@ -133,10 +143,17 @@ class Emitter:
             if excluded := self._excluded(group[0]):
                 reason = excluded
                 continue
-            time = self.time(group[0], visit)
+            try:
+                time = self.time(group[0], visit)
+            except SetAside as fault:
+                if not self.rule.undated:
+                    raise
+                time = fault.reason
             if time.__class__ is str:
                 reason = time
-                continue
+                if not self.rule.undated:
+                    continue
+                time = None
             before = len(events)
             reason = self._group(resource, group, (subject, time, visit, resource_id), events) or reason
             if len(events) == before and reason is None:
@@ -145,8 +162,12 @@ class Emitter:
 
     def _excluded(self, row: tuple) -> str | None:
         for column, place, values in self.exclude:
-            if row[place] is not None and _word(row[place]) in values:
-                return f"{column}:{_word(row[place])}"
+            found = row[place]
+            if found is None:
+                continue
+            for one in found if found.__class__ is list else (found,):
+                if (word := values.get(str(one).lower())) is not None:
+                    return f"{column}:{word}"
         return None
 
     def _group(self, resource: dict, group: list[tuple], known: tuple, events: list[Event]) -> str | None:
@@ -158,14 +179,11 @@ class Emitter:
             return concepts
         number, text, unit = self._value(row)
         answer = None
-        if row[at.answer_code] is not None or row[at.answer_text] is not None:
-            answer = self._answer(group)
-            if answer is None:
-                if row[at.answer_code] is not None and not row[at.answer_text]:
-                    return "value_absent"
-                text = _text(row[at.answer_text])
-            elif answer.nothing_known:
-                return "nothing_known"
+        if len(group) > 1 or (row[at.answer_code] or row[at.answer_display] or row[at.answer_text]) is not None:
+            answer, said, reason = self._answer(group)
+            if reason:
+                return reason
+            text = said or text
         if row[at.absent] and number is None and text is None and answer is None:
             return "value_absent"
         for concept in concepts:
@@ -179,23 +197,26 @@ class Emitter:
         if self.fixed is not None:
             return [self.fixed]
         row, at, rule = group[0], self.at, self.rule
-        codings = ((row[at.system], row[at.code], row[at.display]),)
-        if len(group) > 1:
-            codings = tuple(dict.fromkeys((r[at.system], r[at.code], r[at.display]) for r in group))
-        concept = self.codes.concept(codings, row[at.text], rule.prefix, rule.bare)
-        if concept is None and row[at.medication]:
-            return self.index.concepts(row[at.medication], resource) or "unknown_drug"
-        if concept is None:
+        codings = _codings(group, at.system, at.code, at.display)
+        if concept := self.codes.concept(codings, row[at.text], rule.prefix, rule.bare):
+            concepts = [concept]
+        elif reference := _medication(row, at):
+            concepts = self.index.concepts(reference, resource)
+            if not concepts:
+                return "unknown_drug"
+        else:
             return "no_code"
-        return "nothing_known" if concept.nothing_known else [concept]
+        return [concept for concept in concepts if not concept.nothing_known] or "nothing_known"
 
-    def _answer(self, group: list[tuple]) -> Concept | None:
-        """The concept of a coded answer; None if it is a mere text."""
-        at = self.at
-        codings = dict.fromkeys((r[at.answer_system], r[at.answer_code], r[at.answer_display]) for r in group)
-        if not any(code for _, code, _ in codings):
-            return None
-        return self.codes.concept(tuple(codings), None)
+    def _answer(self, group: list[tuple]) -> tuple[Concept | None, str | None, str | None]:
+        """A coded answer, else what it says in words; or the reason why it is none."""
+        row, at = group[0], self.at
+        codings = _codings(group, at.answer_system, at.answer_code, at.answer_display)
+        if answer := self.codes.concept(codings, None):
+            return answer, None, "nothing_known" if answer.nothing_known else None
+        coded = any(code for _, code, _ in codings)  # that there is no value
+        said = row[at.answer_text] or next((display for *_, display in codings if display and not coded), None)
+        return None, _text(said), "value_absent" if coded and not said else None
 
     def _value(self, row: tuple) -> tuple[float | None, str | None, str | None]:
         """numeric_value, text_value and unit. A quantity "< 0.1" is 0.1, and "<0.1" as text."""
@@ -225,8 +246,20 @@ class Emitter:
         return number
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if value.__class__ is bool else value
+def _codings(group: list[tuple], system: int, code: int, display: int) -> tuple[Coding, ...]:
+    """The codings in the rows of a group, each once."""
+    if len(group) == 1:
+        row = group[0]
+        return ((row[system], row[code], row[display]),)
+    return tuple(dict.fromkeys((row[system], row[code], row[display]) for row in group))
+
+
+def _medication(row: tuple, at: _Columns) -> str | None:
+    """The reference to a Medication; an identifier in its place is written as a conditional one."""
+    if row[at.medication] is None and row[at.medication_value] is not None:
+        identifier = f"{row[at.medication_system] or ''}|{row[at.medication_value]}"
+        return f"Medication?identifier={quote(identifier)}"
+    return row[at.medication]
 
 
 def _text(value: Any) -> str | None:
@@ -247,25 +280,9 @@ def _no_subject(reference: Any) -> str:
 
 
 def _events(rows: list[tuple], at: _Columns) -> Iterator[list[tuple]]:
-    """Splits rows into those of one event each.
-
-    Rows of one event follow one another and differ in their codings only. A new event begins where text or `part` (the
-    first code of the concept) change, and where the first coding comes again.
-    """
-    group: list[tuple] = []
-    for row in rows:
-        if group:
-            first = group[0]
-            same = first[at.part] == row[at.part] and first[at.text] == row[at.text]
-            again = all(
-                first[place] == row[place]
-                for place in (at.system, at.code, at.display, at.answer_system, at.answer_code, at.answer_display)
-            )
-            if not same or again:
-                yield group
-                group = []
-        group.append(row)
-    yield group
+    """Splits rows into those of one event each: they follow one another and differ in their codings only."""
+    for _, group in groupby(rows, key=lambda row: (row[at.part], row[at.text])):
+        yield list(group)
 
 
 def _time_reader(
@@ -277,20 +294,22 @@ def _time_reader(
     alternatives = [[(columns.index(column), optional) for column, optional in alternative] for alternative in named]
     at = [places.get(column) for column in columns]
     zone, end_of, earliest, latest = adapter.zone, not rule.begins, adapter.earliest, adapter.latest
-    ends = index.visit_ends
+    ends, in_visit = index.visit_ends, rule.in_visit
 
-    def moment(text: str) -> datetime:
+    def moment(text: str, bound: datetime | None) -> datetime:
         time = parse_time(text, zone, end_of)
         if time is None:
             raise SetAside("impossible_time")
         if not earliest <= time <= latest:
             raise SetAside("implausible_time")
+        if bound and parse_time(text, zone, False) <= bound < time:
+            return bound
         return time
 
     def read(row: tuple, visit: str | None) -> datetime | str | None:
-        times = [
-            ends.get(visit) if place is None else None if row[place] is None else moment(row[place]) for place in at
-        ]
+        end = ends.get(visit)
+        bound = end if in_visit else None
+        times = [end if place is None else None if row[place] is None else moment(row[place], bound) for place in at]
         for alternative in alternatives:
             last = None
             for place, optional in alternative:

@@ -79,7 +79,7 @@ def _block(events: Events, rows: pl.DataFrame, numbers: pl.DataFrame, book: Code
         subject=rows["subject"].to_numpy(),
         time=rows["prediction_time"].to_numpy(),
         timed=facts.filter(timed),
-        static=facts.filter(pl.col("time").is_null(), pl.col("code") != BIRTH),
+        static=facts.filter(pl.col("time").is_null(), ~pl.col("code").is_in([BIRTH, DEATH])),
         age=np.where(age >= 0, age, np.nan),
     )
 

@@ -16,7 +16,10 @@ from ehr_tl.fhir.export import open_export
 from ehr_tl.resources import bundled, sample_export
 
 ACTIVE = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-clinical", "code": "active"}]}
-COLUMNS = ["subject_id", "time", "code", "numeric_value", "text_value", "unit", "visit_id", "resource_id"]
+COLUMNS = [
+    *("subject_id", "time", "code", "numeric_value", "text_value", "unit"),
+    *("visit_id", "resource_id", "source_code", "other_codes"),
+]
 
 
 def moment(text: str | None) -> datetime | None:
@@ -59,7 +62,7 @@ class AsItStood:
         if self.later(visit["period"]["start"]):
             return None
         if self.later(visit["period"].get("end")):
-            del visit["period"]["end"]
+            visit["period"]["end"] = f"{self.time.isoformat()}Z"  # as it was planned
             visit["status"] = "in-progress"
             visit.get("hospitalization", {}).pop("dischargeDisposition", None)  # the source of admission stays
             for key in ("reasonCode", "length", "diagnosis"):
@@ -129,7 +132,7 @@ def write(folder: Path, resources) -> Path:
 
 def up_to(events, time: datetime) -> pl.DataFrame:
     known = events.scan().filter(pl.col("time").is_null() | (pl.col("time") <= time)).select(COLUMNS)
-    return known.collect().sort(COLUMNS, nulls_last=True)
+    return known.with_columns(pl.col("other_codes").list.join(" ")).collect().sort(COLUMNS, nulls_last=True)
 
 
 def check(resources: list[dict], adapter: str, times: list[datetime], folder: Path) -> None:

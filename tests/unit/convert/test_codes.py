@@ -51,31 +51,34 @@ def table(found):
 def test_concept_maps(converted, fhir, hospital):
     conditions = [coded(fhir, f"c{n}", (LOCAL, f"D{n}", f"Local {n}")) for n in range(1, 6)]
     found = converted(fhir.mary, *conditions, adapter=hospital)
-    events = {row["resource_id"]: (row["code"], row["source_code"]) for row in found.frame.to_dicts()}
-    assert events["Condition/c1"] == ("SNOMED//44054006", "OURS//D1")
-    assert events["Condition/c2"] == ("SNOMED//73211009", "OURS//D2")
+    events = {
+        row["resource_id"]: (row["code"], row["source_code"], row["other_codes"]) for row in found.frame.to_dicts()
+    }
+    assert events["Condition/c1"] == ("SNOMED//44054006", "OURS//D1", ["OURS//D1"])
+    assert events["Condition/c2"] == ("SNOMED//73211009", "OURS//D2", ["OURS//D2"])
     for n in (3, 4, 5):
-        assert events[f"Condition/c{n}"] == (f"OURS//D{n}", None)
+        assert events[f"Condition/c{n}"] == (f"OURS//D{n}", None, None)
     assert found.events.coverage["codes"]["OURS"] == {"kept": 0, "mapped": 2, "unmapped": 3}
     codes = table(found)
     assert codes["SNOMED//44054006"]["description"] == "TD1"
-    assert codes["SNOMED//44054006"]["parent_codes"] == ["OURS//D1"]
+    assert codes["SNOMED//44054006"]["parent_codes"] == []
     assert codes["OURS//D5"]["description"] == "Local 5"
 
 
-def test_of_several_codings_the_preferred_system_wins_and_the_others_are_parents(converted, fhir):
+def test_of_several_codings_the_preferred_system_wins_and_the_event_keeps_the_others(converted, fhir):
     found = converted(
         fhir.mary,
         coded(fhir, "c1", ("urn:x:our-codes", "7", "Ours"), (ICD, "E119", "ICD"), (SNOMED, "44054006", "Diabetes")),
         coded(fhir, "c2", (ICD, "E11.65", "ICD"), ("urn:x:our-codes", "8", "Ours")),
     )
-    assert found.codes_of("Condition/c1") == ["SNOMED//44054006"]
-    assert found.codes_of("Condition/c2") == ["ICD10CM//E11.65"]
+    events = {row["resource_id"]: (row["code"], row["other_codes"]) for row in found.frame.to_dicts()}
+    assert events["Condition/c1"] == ("SNOMED//44054006", ["ICD10CM//E11.9", "our-codes//7"])
+    assert events["Condition/c2"] == ("ICD10CM//E11.65", ["our-codes//8"])
     codes = table(found)
-    assert codes["SNOMED//44054006"]["parent_codes"] == ["ICD10CM//E11.9", "our-codes//7"]
+    assert codes["SNOMED//44054006"]["parent_codes"] == []
     assert codes["ICD10CM//E11.9"]["parent_codes"] == ["ICD10CM//E11"]
-    assert codes["ICD10CM//E11.65"]["parent_codes"] == ["ICD10CM//E11.6", "our-codes//8"]
-    assert set(codes["ICD10CM//E11.6"]["parent_codes"]) == {"ICD10CM//E11"}
+    assert codes["ICD10CM//E11.65"]["parent_codes"] == ["ICD10CM//E11.6"]
+    assert codes["ICD10CM//E11.6"]["parent_codes"] == ["ICD10CM//E11"]
     assert found.events.coverage["codes"]["SNOMED"]["kept"] == 1
 
 
@@ -96,6 +99,11 @@ def test_a_coding_without_a_code_or_for_absence_is_passed_over(converted, fhir):
     assert found.codes_of("Condition/c1") == ["SNOMED//44054006"]
     assert found.codes_of("Condition/c2") == ["TEXT//Asthma"]
     assert found.coverage["Condition"]["unused"] == {"no_code": 1}
+
+
+def test_a_coding_that_is_written_twice_is_one_event(converted, fhir):
+    found = converted(fhir.mary, coded(fhir, "c1", (SNOMED, "44054006", "Diabetes"), (SNOMED, "44054006", "Diabetes")))
+    assert found.codes_of("Condition/c1") == ["SNOMED//44054006"]
 
 
 def test_an_allergy_is_not_the_drug(converted, fhir):
@@ -122,3 +130,14 @@ def test_every_code_and_every_parent_is_in_the_table(converted, fhir):
         "description": "Glucose: Negative",
         "parent_codes": ["LOINC//2345-7"],
     }
+
+
+def test_a_map_to_dispositions_counts_where_dispositions_are_read(converted, fhir):
+    dead = {"coding": [{"system": "http://snomed.info/sct", "code": "419099009", "display": "Dead"}]}
+    found = converted(
+        fhir.mary,
+        fhir.visit(hospitalization={"dischargeDisposition": dead}),
+        fhir.condition(code=dead),
+    )
+    assert "DISCHARGE//exp" in found.codes_of("Encounter/e1")
+    assert found.codes_of("Condition/c1") == ["SNOMED//419099009"]

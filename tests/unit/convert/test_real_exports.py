@@ -23,6 +23,7 @@ def test_mimic_demo(data, tmp_path):
     assert not any(found["set_aside"] for found in counts.values())
     assert counts["Condition"]["used"] == 5_051
     assert counts["MedicationRequest"]["used"] == 17_552
+    assert counts["Observation"]["unused"] == {"value_absent": 2_107, "no_time": 338}  # no_time: organisms
     frame = events.scan().collect()
     codes = dict(frame["code"].value_counts().iter_rows())
     assert codes["VISIT_START//IMP"] == 275

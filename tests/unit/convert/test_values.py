@@ -24,6 +24,11 @@ def said(event):
         ({"valueDateTime": "2019-12"}, ("", None, "2019-12", None)),
         ({"valueCodeableConcept": {"text": "yellow"}}, ("", None, "yellow", None)),
         ({"valueCodeableConcept": {"coding": [{"system": SNOMED, "code": "9"}]}}, ("//SNOMED//9", None, None, None)),
+        ({"valueCodeableConcept": {"coding": [{"display": "yellow"}]}}, ("", None, "yellow", None)),
+        (
+            {"valueCodeableConcept": {"coding": [{"display": "nine"}, {"system": SNOMED, "code": "9"}]}},
+            ("//SNOMED//9", None, None, None),
+        ),
         ({"hasMember": [{"reference": "Observation/x"}]}, ("", None, None, None)),
     ],
 )
@@ -62,6 +67,29 @@ def test_repeated_and_text_only_components_stay_apart(converted, fhir):
     )
     found = converted(fhir.mary, panel)
     assert sorted(event["numeric_value"] for event in found.of("Observation/o1")) == [1, 2, 3, 4]
+
+
+def test_two_answers_to_one_question_are_two_events(converted, fhir):
+    answers = [{"coding": [{"system": SNOMED, "code": code}]} for code in ("1", "2")]
+    panel = fhir.observation(
+        valueCodeableConcept=answers[0],
+        component=[component((LOINC, "2345-7"), valueCodeableConcept=answer) for answer in answers],
+    )
+    codes = [f"LOINC//2345-7//SNOMED//{code}" for code in ("1", "1", "2")]
+    assert converted(fhir.mary, panel).codes_of("Observation/o1") == codes
+
+
+def test_two_reasons_and_kinds_with_the_same_first_code_stay_apart(converted, fhir):
+    def kinds(*second):
+        return [{"coding": [{"system": "urn:ours", "code": "X"}, {"system": SNOMED, "code": code}]} for code in second]
+
+    found = converted(fhir.mary, fhir.visit(reasonCode=kinds("1", "2"), type=kinds("3", "4")))
+    assert [code for code in found.codes_of("Encounter/e1") if "SNOMED" in code] == [
+        "VISIT_TYPE//SNOMED//3",
+        "VISIT_TYPE//SNOMED//4",
+        "VISIT_REASON//SNOMED//1",
+        "VISIT_REASON//SNOMED//2",
+    ]
 
 
 def test_value_and_components_are_both_kept(converted, fhir):

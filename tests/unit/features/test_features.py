@@ -175,3 +175,11 @@ def test_the_matrix_is_sparse_and_small(write_events):
     assert matrix.shape[1] >= 1_600
     assert matrix.data.dtype == np.float32 and matrix.indices.dtype == np.int32
     assert matrix.nnz == 400 * 5 * 4  # per code seen: two windows, the whole record, days since
+
+
+def test_a_death_that_nobody_dated_is_no_feature(write_events):
+    """It is not known when it became known."""
+    now = datetime(2024, 1, 1)
+    facts = [(1, now, "A"), (1, None, "GENDER//male"), (1, None, "MEDS_DEATH")]
+    rows = pl.DataFrame({"subject_id": [1], "prediction_time": [now]})
+    assert "MEDS_DEATH" not in features.build(write_events(facts), rows, (30,)).columns["code"]
