@@ -6,15 +6,52 @@ Pipelines are YAML. Every key is a field of the dataclasses below; an unknown ke
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ehr_tl.errors import PipelineError
-from ehr_tl.resources import bundled
+from ehr_tl.resources import bundled, checkpoints
+
+
+@dataclass(frozen=True)
+class Within:
+    """Bounds of a number, both of them allowed."""
+
+    least: float
+    most: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f" of at least {self.least:,}" if self.most == math.inf else f" from {self.least:,} to {self.most:,}"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What a text looks like, as a pattern and in words."""
+
+    pattern: str
+    words: str
+
+    def holds(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return f" {self.words}"
+
+
+#: It becomes the name of a folder, so it must not lead to another one.
+Name = Annotated[str, Matching(r"\w[\w.-]{0,99}", "of letters, digits, '_', '-' and '.', such as kidney_disease")]
+Said = Annotated[str, Matching(r"\s*\S[\s\S]*", "that says something")]
+Share = Annotated[float, Within(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -45,11 +82,11 @@ class TaskConfig:
 class LightGBMConfig:
     """The baseline. `windows_days` are look-backs; the whole record is always one more."""
 
-    windows_days: tuple[int, ...] = (30, 180, 730)
-    min_subjects: int = 5
-    max_depth: int = 3
-    rounds: int = 300
-    trials: int = 4
+    windows_days: tuple[Annotated[int, Within(1, 73_000)], ...] = (30, 180, 730)
+    min_subjects: Annotated[int, Within(1, 10_000)] = 5
+    max_depth: Annotated[int, Within(1, 32)] = 3
+    rounds: Annotated[int, Within(1, 10_000)] = 300
+    trials: Annotated[int, Within(1, 100)] = 4
 
 
 @dataclass(frozen=True)
@@ -69,15 +106,15 @@ class TransformerConfig:
 
     checkpoint: str | None = "synthea_small"
     compare_from_scratch: bool = True
-    slot_hours: float | None = None
-    max_slots: int = 256
-    epochs: int = 12
-    learning_rate: float = 3e-4
-    batch_subjects: int = 16
-    event_dropout: float = 0.2
-    patience: int = 3
-    players: int = 16
-    permutations: int = 1
+    slot_hours: Annotated[float, Within(0.01, 10_000)] | None = None
+    max_slots: Annotated[int, Within(2, 8192)] = 256
+    epochs: Annotated[int, Within(1, 1000)] = 12
+    learning_rate: Annotated[float, Within(1e-7, 1)] = 3e-4
+    batch_subjects: Annotated[int, Within(1, 4096)] = 16
+    event_dropout: Annotated[float, Within(0, 0.9)] = 0.2
+    patience: Annotated[int, Within(1, 1000)] = 3
+    players: Annotated[int, Within(3, 32)] = 16
+    permutations: Annotated[int, Within(1, 1000)] = 2
 
 
 @dataclass(frozen=True)
@@ -91,10 +128,10 @@ class EvaluationConfig:
         capacity: How many patients can be acted on; sensitivity and positive predictive value are given there.
     """
 
-    folds: int = 5
-    seed: int = 0
-    resamples: int = 500
-    capacity: int = 20
+    folds: Annotated[int, Within(3, 20)] = 5
+    seed: Annotated[int, Within(0, 2**31 - 1)] = 0
+    resamples: Annotated[int, Within(20, 100_000)] = 500
+    capacity: Annotated[int, Within(1)] = 20
 
 
 @dataclass(frozen=True)
@@ -102,14 +139,14 @@ class AbstentionConfig:
     """When no score is given.
 
     Attributes:
-        min_events: Fewest timed events before the prediction time.
-        min_known: Least share of a patient's events whose code, or a parent of it, occurs in training.
+        min_events: Fewest timed events before the prediction time; that a visit began or ended does not count.
+        min_known: Least share of these events whose code, or a parent of it, occurs in training.
         max_distance: Quantile of the training subjects' distances beyond which a patient is too unlike them.
     """
 
-    min_events: int = 3
-    min_known: float = 0.5
-    max_distance: float = 0.999
+    min_events: Annotated[int, Within(0)] = 3
+    min_known: Share = 0.5
+    max_distance: Share = 0.999
 
 
 @dataclass(frozen=True)
@@ -117,19 +154,21 @@ class Pipeline:
     """One runnable job.
 
     Attributes:
-        name: Short name; the run goes to `runs/<name>` by default.
+        name: Plain name; the run goes to `runs/<name>` by default.
         title: Heading of the report.
         question: What is asked, as a clinician would.
         outcome: The outcome in words, as `RiskAssessment.prediction.outcome` will say.
         intended_use: Who may use the scores for what.
         export: Folder or zip; "sample" is the synthetic export that ships.
         adapter: Name of a shipped adapter or a folder.
+
+    Folders (these two and the transformer's checkpoint) are named from the folder of the file on.
     """
 
-    name: str
-    title: str
-    question: str
-    outcome: str
+    name: Name
+    title: Said
+    question: Said
+    outcome: Said
     task: TaskConfig
     intended_use: str = ""
     export: str | None = None
@@ -140,22 +179,80 @@ class Pipeline:
     abstention: AbstentionConfig = AbstentionConfig()
 
 
-def load_pipeline(name: str | Path) -> Pipeline:
-    """Reads a pipeline file, or a shipped pipeline by name.
+def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipeline:
+    """Reads a pipeline file, or a shipped pipeline by name; the folders that it names become absolute.
+
+    Args:
+        name: The file or the name.
+        beside: The folder that folders are named from; default: the file's own. A copy of a file needs it.
 
     Raises:
         PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong.
     """
+    path = pipeline_path(name)
+    pipeline = build(Pipeline, _yaml(path), str(path), PipelineError)
+    folder = Path(beside or path.parent)
+    transformer = pipeline.transformer
+    if transformer is not None:
+        transformer = replace(transformer, checkpoint=located(transformer.checkpoint, folder, checkpoints()))
+    export = pipeline.export
+    return replace(
+        pipeline,
+        export=str((folder / export).absolute()) if export not in (None, "sample") else export,
+        adapter=located(pipeline.adapter, folder, bundled("adapters")),
+        transformer=transformer,
+    )
+
+
+def _yaml(path: Path) -> Any:
     import yaml
 
-    path = pipeline_path(name)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-02-31
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise PipelineError(f"{path}{line} is no valid YAML", expected="a YAML mapping") from None
-    return build(Pipeline, raw, str(path), PipelineError)
+        tab = "'\\t'" in str(getattr(error, "problem", ""))
+        raise PipelineError(
+            f"{path}{line} is no valid YAML",
+            expected="a YAML mapping",
+            fix="that line has a tab: indent with spaces" if tab else None,
+        ) from None
+    if raw is None:
+        raise PipelineError(f"{path} is empty", expected=f"keys {', '.join(_names(Pipeline))}")
+    return raw
+
+
+def located(name: str | None, beside: Path, shipped: Path) -> str | None:
+    """What is given by folder or by name: a folder becomes absolute, the name of something that ships stays.
+
+    Args:
+        name: What was given.
+        beside: Where a relative folder begins.
+        shipped: The folder of what ships.
+    """
+    if name is None:
+        return None
+    is_name = name != ".." and Path(name).name == name
+    folder = (beside / name).absolute()
+    return name if is_name and ((shipped / name).is_dir() or not folder.is_dir()) else str(folder)
+
+
+def utc(text: str) -> datetime:
+    """A date or a time, naive UTC.
+
+    Raises:
+        ValueError: It is neither, or lies before the calendar's beginning.
+
+    Examples:
+        >>> utc("2026-11-01T01:00+02:00")
+        datetime.datetime(2026, 10, 31, 23, 0)
+    """
+    moment = datetime.fromisoformat(text)
+    try:
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
 
 
 def pipeline_path(name: str | Path) -> Path:
@@ -171,7 +268,7 @@ def pipeline_path(name: str | Path) -> Path:
     raise PipelineError(
         f"There is no pipeline {str(name)!r}",
         expected=f"a YAML file or one of: {', '.join(names)}",
-        fix=f"Did you mean {close[0]!r}?" if close else None,
+        fix=f"Did you mean {close[0]!r}?" if close else "check the path, or copy a shipped file and change it",
     )
 
 
@@ -184,10 +281,10 @@ T = typing.TypeVar("T")
 
 
 def build(cls: type[T], raw: Any, where: str, error: type[Exception]) -> T:
-    """Builds a (nested) frozen dataclass from plain JSON or YAML values; unknown keys and wrong types are errors.
+    """Builds a (nested) dataclass from plain JSON or YAML values; unknown keys and wrong values are errors.
 
     Args:
-        cls: The dataclass.
+        cls: The dataclass; bounds of its values are annotations (`Within`, `Matching`).
         raw: A mapping.
         where: What an error names: the file, then the path of keys.
         error: The class of error to raise.
@@ -203,25 +300,79 @@ What to do: Did you mean 'folds'?
         >>> build(EvaluationConfig, {"folds": "three"}, "my.yaml", PipelineError)
         Traceback (most recent call last):
             ...
-        ehr_tl.errors.PipelineError: my.yaml: folds is 'three'. Expected: int.
+        ehr_tl.errors.PipelineError: my.yaml: folds is 'three'. Expected: a whole number from 3 to 20.
     """
     if not isinstance(raw, dict):
-        raise error(f"{where}: {type(raw).__name__} given", expected=f"keys {', '.join(_names(cls))}")
-    hints = typing.get_type_hints(cls)
+        raise error(f"{where} is {_shown(raw)}", expected=f"keys {', '.join(_names(cls))}")
+    hints = typing.get_type_hints(cls, include_extras=True)
     values = {}
     for key, value in raw.items():
         if key not in hints:
-            close = get_close_matches(str(key), hints, n=1)
-            raise error(
-                f"{where}: unknown key {key!r}",
-                expected=f"one of {', '.join(hints)}",
-                fix=f"Did you mean {close[0]!r}?" if close else None,
-            )
-        values[key] = _convert(hints[key], value, f"{where}: {key}", error)
+            raise unknown_key(key, hints, where, error)
+        values[key] = conform(hints[key], value, f"{where}: {key}", error)
     required = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]
     if required:
         raise error(f"{where}: {', '.join(required)} missing", expected=f"keys {', '.join(required)}")
     return cls(**values)
+
+
+def unknown_key(key: Any, known: typing.Iterable[str], where: str, error: type[Exception]) -> Exception:
+    """The error to raise for a key that nothing knows."""
+    close = get_close_matches(str(key), known, n=1)
+    return error(
+        f"{where}: unknown key {key!r}",
+        expected=f"one of {', '.join(known)}",
+        fix=f"Did you mean {close[0]!r}?" if close else None,
+    )
+
+
+def conform(hint: Any, value: Any, where: str, error: type[Exception]) -> Any:
+    """A plain value as the type that `hint` names; see `build`."""
+    try:
+        return _converted(hint, value, where, error)
+    except _Unfit:
+        raise error(f"{where} is {_shown(value)}", expected=_words(hint)) from None
+
+
+class _Unfit(Exception):
+    """A value is not of the type or within the bounds that are asked for."""
+
+
+def _converted(hint: Any, value: Any, where: str, error: type[Exception]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        found = _converted(args[0], value, where, error)
+        if not all(bound.holds(found) for bound in args[1:]):
+            raise _Unfit
+        return found
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(args, value, where, error)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where, error)
+    if origin in (tuple, list) and isinstance(value, (list, tuple)):
+        return origin(_converted(args[0], item, where, error) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {str(k): conform(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
+    if hint is Any or (hint is type(None) and value is None):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise _Unfit
+
+
+def _first_that_fits(hints: tuple[Any, ...], value: Any, where: str, error: type[Exception]) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    for hint in hints:
+        try:
+            return _converted(hint, value, where, error)
+        except _Unfit:
+            continue
+    raise _Unfit
 
 
 def _names(cls: type) -> list[str]:
@@ -232,26 +383,27 @@ def _is_required(f: dataclasses.Field) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
-def _convert(hint: Any, value: Any, where: str, error: type[Exception]) -> Any:
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
+
+
+def _words(hint: Any) -> str:
+    """What a value should be, for people who know YAML and no Python."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _words(args[0]) + "".join(map(str, args[1:]))
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where, error)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, where, error)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(args[0], item, where, error) for item in value)
-    if origin is list and isinstance(value, list):
-        return [_convert(args[0], item, where, error) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {str(k): _convert(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise error(f"{where} is {value!r}", expected=getattr(hint, "__name__", str(hint)))
+        return " or ".join(_words(each) for each in args if each is not type(None))
+    if origin in (tuple, list):
+        return f"a list, each item {_words(args[0])}"
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "keys with values"
+    return _WORDS.get(hint, str(hint))
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML would have it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)

@@ -70,12 +70,16 @@ class Manifest:
     def is_fresh(self, stage: str, key: str, folder: Path) -> bool:
         """Whether the stage ran with the same inputs and its outputs are still what it wrote."""
         record = self.stages.get(stage)
-        return (
-            record is not None
-            and record["key"] == key
-            and all((folder / name).exists() for name in record["outputs"])
-            and all(fingerprint(folder / name) == value for name, value in record["outputs"].items())
-        )
+        return record is not None and record["key"] == key and self.changed(stage, folder) is None
+
+    def changed(self, stage: str, folder: Path) -> str | None:
+        """What was done to the outputs of a stage that ran, in words; None if they are still what it wrote."""
+        for name, value in self.stages[stage]["outputs"].items():
+            if not (folder / name).exists():
+                return f"{name} is missing"
+            if fingerprint(folder / name) != value:
+                return f"{name} is not what stage {stage} wrote: it is damaged, or was changed"
+        return None
 
 
 @dataclass

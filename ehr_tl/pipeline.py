@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime, time
 from functools import cached_property
@@ -13,22 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehr_tl import __version__
-from ehr_tl.config import Pipeline, load_pipeline, pipeline_path
+from ehr_tl.config import Pipeline, load_pipeline, located, pipeline_path, utc
 from ehr_tl.errors import PipelineError, RunError
 from ehr_tl.fhir.export import Export, open_export
-from ehr_tl.files import fingerprint, read_json, remove, whole, write_json
+from ehr_tl.files import LOCK, fingerprint, locked, read_json, remove, whole, write_json
 from ehr_tl.manifest import NAME as MANIFEST
 from ehr_tl.manifest import Manifest, measured
 from ehr_tl.progress import log
-from ehr_tl.resources import sample_export
+from ehr_tl.resources import bundled, sample_export
 from ehr_tl.stages import NEW_PATIENTS, STAGES, Job, Stage
-from ehr_tl.threads import available
+from ehr_tl.threads import allowed, let_others_work
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PIPELINE = "pipeline.yaml"
 _UNFINISHED = ".unfinished.json"
+
+#: Records of patients are of a later year.
+_EARLIEST = 1800
 
 
 class Run:
@@ -44,7 +49,7 @@ class Run:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        return load_pipeline(self.folder / _PIPELINE)
+        return load_pipeline(self.folder / _PIPELINE, self.manifest.settings.get("beside"))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -69,10 +74,12 @@ class Run:
     def summary(self) -> str:
         """A few lines for the terminal: what was scored, and where to look."""
         scored = self.manifest.stages.get("score", {}).get("notes", {})
-        lines = [
-            f"{scored.get('current', 0):,} current patients scored, {scored.get('abstained', 0):,} more set apart: "
-            "too little is known of them, or they are too unlike the others."
-        ]
+        apart = (
+            f", {scored['abstained']:,} more set apart: too little is known of them, or they are too unlike the others"
+            if scored.get("abstained")
+            else ""
+        )
+        lines = [f"{scored.get('current', 0):,} current patients scored{apart}."]
         if scored.get("held_out"):
             lines.append(f"{scored['held_out']:,} rows with a known outcome scored to see how well it works.")
         for name in ("report.html", "worklist.csv", "risk_assessments.ndjson"):
@@ -86,7 +93,7 @@ class Run:
             raise RunError(
                 f"{path} is missing",
                 expected="a finished run",
-                fix=f"run `ehr-tl run {self.folder / _PIPELINE} --out {self.folder}` to finish it",
+                fix=f"run `{_command(self.folder, self.manifest)}` to finish it",
             )
         return path
 
@@ -111,7 +118,8 @@ def run(
     """Runs a pipeline from a FHIR export to the report; stages whose inputs are unchanged are skipped.
 
     Args:
-        pipeline: A pipeline file, or the name of a shipped one.
+        pipeline: A pipeline file, or the name of a shipped one. Where it is a run's own copy, what is not given here is
+            as in that run.
         export: Folder or zip of FHIR files; default: what the pipeline names.
         out: The run folder; default: `runs/<pipeline>`.
         adapter: Adapter name or folder; default: what the pipeline names, else guessed from the export.
@@ -125,28 +133,33 @@ def run(
         EhrTlError: The pipeline, the export or the cohort is not usable; the message says what to do.
     """
     source = pipeline_path(pipeline)
-    config = load_pipeline(source)
-    folder = Path(out) if out is not None else Path("runs") / config.name
-    fhir = open_export(_export_path(export or config.export, source))
+    before = _settings_beside(source)
+    config = load_pipeline(source, before.get("beside"))
+    folder = Path(_given(out, "--out") or Path("runs") / config.name)
+    own = before if "run" not in before else {}
+    fhir = open_export(_export_path(_given(export, "--export") or own.get("export") or config.export, source))
+    adapter = _given(adapter, "--adapter")
     settings = {
         "pipeline": config.name,
+        "beside": before.get("beside") or str(source.parent.absolute()),
         "export": str(fhir.path),
-        "adapter": str(adapter or config.adapter or _guess(fhir)),
-        "as_of": as_of.isoformat() if isinstance(as_of, date) else as_of,
-        "threads": threads or available(),
+        "adapter": located(adapter and str(adapter), Path.cwd(), bundled("adapters"))
+        or own.get("adapter")
+        or config.adapter
+        or _guess(fhir),
+        "as_of": own.get("as_of") if as_of is None else _day(as_of),
+        "threads": allowed(threads or own.get("threads")),
     }
     parse_as_of(settings["as_of"])
     _check(config, settings["adapter"])
     fhir.check_outside(folder)
+    _refuse_scored(folder)
     _make_private(folder)
-    stages = Manifest.read(folder).stages if (folder / MANIFEST).is_file() else {}
-    if source.resolve() != (folder / _PIPELINE).resolve():
-        with whole(folder / _PIPELINE) as temporary:
-            shutil.copyfile(source, temporary)
-    Manifest(settings, stages).write(folder)
-    job = _job(folder)
-    for stage in STAGES:
-        _execute(stage, job, STAGES)
+    with locked(folder):
+        _begin(folder, settings, source)
+        job = _job(folder)
+        for stage in STAGES:
+            _execute(stage, job, STAGES)
     return Run(folder)
 
 
@@ -154,11 +167,18 @@ def run_stage(folder: str | Path, name: str) -> str:
     """Runs one stage of a run, unless its inputs are unchanged; says which in words.
 
     Raises:
-        RunError: The folder is no run, or an earlier stage is missing.
+        RunError: The folder is no run, an earlier stage is missing, or what it wrote or was asked for has changed.
     """
+    folder = Path(folder)
     stage = next(stage for stage in STAGES if stage.name == name)
-    done = _execute(stage, _job(Path(folder)), STAGES)
-    return f"{name}: {'done' if done else 'unchanged, skipped'}. Wrote {', '.join(stage.writes)} in {folder}"
+    Manifest.read(folder)
+    _refuse_scored(folder)
+    with locked(folder):
+        job = _job(folder)
+        for earlier in STAGES[: STAGES.index(stage)]:
+            _check_done(earlier, job)
+        done = _execute(stage, job, STAGES)
+    return f"{name}: done. Wrote {', '.join(stage.writes)} in {folder}" if done else f"{name}: unchanged, skipped"
 
 
 def load_run(folder: str | Path) -> Run:
@@ -182,27 +202,27 @@ def score(run: Run | str | Path, export: str | Path, out: str | Path, *, as_of: 
         as_of: The day on which the patients are scored; default: the export's end.
 
     Raises:
-        EhrTlError: The run is not finished, or the export is not usable.
+        EhrTlError: The run is not finished or has changed since, or the export is not usable.
     """
-    trained = run if isinstance(run, Run) else Run(run)
-    folder = Path(out)
-    if folder.resolve() == trained.folder.resolve():
+    source = run.folder if isinstance(run, Run) else Path(run)
+    trained = Manifest.read(source)
+    folder = Path(_given(out, "--out"))
+    if folder.resolve() == source.resolve():
         raise RunError(f"--out {folder} is the run itself", expected="another folder")
-    if "train" not in trained.manifest.stages:
-        raise RunError(f"{trained.folder} has no trained models", fix="finish it with `ehr-tl run`")
-    moment = as_of.isoformat() if isinstance(as_of, date) else as_of
-    parse_as_of(moment)
-    fhir = open_export(Path(export).absolute())
-    settings = {**trained.manifest.settings, "export": str(fhir.path), "as_of": moment, "run": str(trained.folder)}
+    _refuse_scored(source)
+    _refuse_run(folder)
+    parse_as_of(_day(as_of))
+    fhir = open_export(Path(_given(export, "--export")).absolute())
+    settings = {**trained.settings, "export": str(fhir.path), "as_of": _day(as_of), "run": str(source.absolute())}
     fhir.check_outside(folder)
-    _make_private(folder)
-    stages = Manifest.read(folder).stages if (folder / MANIFEST).is_file() else {}
-    with whole(folder / _PIPELINE) as temporary:
-        shutil.copyfile(trained.folder / _PIPELINE, temporary)
-    Manifest(settings, stages).write(folder)
-    job = replace(_job(folder), models=trained.folder / "models")
-    for stage in NEW_PATIENTS:
-        _execute(stage, job, NEW_PATIENTS)
+    with locked(source, shared=True):
+        _check_finished(source)
+        _make_private(folder)
+        with locked(folder):
+            _begin(folder, settings, source / _PIPELINE)
+            job = replace(_job(folder), models=source.absolute() / "models")
+            for stage in NEW_PATIENTS:
+                _execute(stage, job, NEW_PATIENTS)
     return Run(folder)
 
 
@@ -216,24 +236,51 @@ def parse_as_of(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = utc(text)
     except ValueError:
-        raise PipelineError(f"--as-of {text!r} is no date", expected="YYYY-MM-DD, such as 2026-11-01") from None
-    moment = (
-        moment.replace(tzinfo=None) if moment.tzinfo is None else (moment - moment.utcoffset()).replace(tzinfo=None)
-    )
+        moment = None
+    if moment is None or moment.year < _EARLIEST:
+        raise PipelineError(f"--as-of {text!r} is no usable date", expected="YYYY-MM-DD, such as 2026-11-01")
     return datetime.combine(moment, time.max) if len(text) <= 10 else moment
+
+
+def _day(as_of: str | date | None) -> str | None:
+    return as_of.isoformat() if isinstance(as_of, date) else as_of
+
+
+def _given(value: str | Path | None, option: str) -> str | Path | None:
+    """What was given; an empty text (an unset variable in a script) is not taken for the working directory."""
+    if value is not None and not str(value).strip():
+        raise PipelineError(f"{option} is empty", expected="a name")
+    return value
+
+
+def _settings_beside(source: Path) -> dict[str, Any]:
+    """The settings of the run whose own copy a pipeline file is; none if it is another file."""
+    if source.name == _PIPELINE:
+        with suppress(RunError):
+            return Manifest.read(source.parent).settings
+    return {}
+
+
+def _begin(folder: Path, settings: dict[str, Any], pipeline: Path) -> None:
+    """Notes what is asked for; the stages of an earlier time stay, each until it turns out to be of other inputs."""
+    stages = Manifest.read(folder).stages if (folder / MANIFEST).is_file() else {}
+    Manifest(settings, stages).write(folder)
+    if pipeline.resolve() != (folder / _PIPELINE).resolve():
+        with whole(folder / _PIPELINE) as temporary:
+            shutil.copyfile(pipeline, temporary)
 
 
 def _job(folder: Path) -> Job:
     settings = Manifest.read(folder).settings
     return Job(
         folder=folder,
-        pipeline=load_pipeline(folder / _PIPELINE),
+        pipeline=load_pipeline(folder / _PIPELINE, settings.get("beside")),
         export=Path(settings["export"]),
         adapter=settings["adapter"],
         as_of=parse_as_of(settings["as_of"]),
-        threads=settings["threads"],
+        threads=allowed(settings["threads"]),
         models=folder / "models",
     )
 
@@ -273,25 +320,123 @@ def _check(pipeline: Pipeline, adapter: str) -> None:
 
 def _make_private(folder: Path) -> None:
     """Makes a folder that only its owner can read: it will hold patients' data."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise RunError(f"{folder} holds something else", expected="a new or empty folder, or an earlier run")
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file", expected="a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)
+        raise RunError(f"{folder} is a file", expected="a folder", fix="name another one with --out")
+    if folder.is_dir() and not (folder / MANIFEST).is_file() and any(map(_is_foreign, folder.iterdir())):
+        raise RunError(
+            f"{folder} holds something else",
+            expected="a new or empty folder, or an earlier run",
+            fix="name another folder with --out",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder, 0o700)
+    except OSError as error:
+        raise RunError(
+            f"The folder {folder} cannot be made: {error.strerror}", fix="name another one with --out"
+        ) from None
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is not one that a run leaves when it is killed in its first moments."""
+    return path.name != LOCK and path.suffix != ".partial"
+
+
+def _command(folder: Path, manifest: Manifest) -> str:
+    """The command that makes what a folder holds anew."""
+    asked = manifest.settings
+    if "run" in asked:
+        words = ["score", asked["run"], "--export", asked["export"], "--out", folder]
+        words += ["--as-of", asked["as_of"]] if asked["as_of"] else []
+    else:
+        words = ["run", folder / _PIPELINE, "--out", folder]
+    return shlex.join(["ehr-tl", *map(str, words)])
+
+
+def _refuse_scored(folder: Path) -> None:
+    """Sees to it that new patients who were scored with a run are not taken for a run.
+
+    Raises:
+        RunError: The folder holds such patients.
+    """
+    manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() else Manifest({})
+    if "run" in manifest.settings:
+        raise RunError(
+            f"{folder} holds new patients, scored with the run {manifest.settings['run']}",
+            expected="a folder that `ehr-tl run` made",
+            fix=f"to score them anew: `{_command(folder, manifest)}`; for a run, name another folder",
+        )
+
+
+def _refuse_run(folder: Path) -> None:
+    if (folder / MANIFEST).is_file() and "run" not in Manifest.read(folder).settings:
+        raise RunError(
+            f"--out {folder} is a run",
+            expected="a new or empty folder, or one with patients scored before",
+            fix="name another folder with --out",
+        )
+
+
+def _check_finished(folder: Path) -> None:
+    """Whether a run can score new patients: finished, and its question, cohort and models still belong together.
+
+    Its events and results are not looked at: who scores with a run need not have them.
+
+    Raises:
+        RunError: It is unfinished, or something of it has changed.
+    """
+    job = _job(folder)
+    for stage in STAGES:
+        _check_done(stage, job, outputs=stage.name in ("cohort", "train"))
+
+
+def _check_done(stage: Stage, job: Job, outputs: bool = True) -> None:
+    """Whether a stage was run as it would be run now, and its outputs are what it wrote.
+
+    What lies outside of the run (the export, the adapter, the checkpoint) may have changed or gone: a run goes on with
+    what it made of them.
+
+    Raises:
+        RunError: It says what has changed.
+    """
+    manifest = Manifest.read(job.folder)
+    command, record = _command(job.folder, manifest), manifest.stages.get(stage.name)
+    if record is None:
+        raise RunError(
+            f"{job.folder} has no {', '.join(stage.writes)}: stage {stage.name} has not been run",
+            fix=f"run the earlier stages first: `{command}`",
+        )
+    problem = manifest.changed(stage.name, job.folder) if outputs else None
+    if problem is None and record["key"] != _key(stage, job, record["inputs"]):
+        version = record.get("version", __version__)
+        other = f"{_PIPELINE}, or the --as-of date, was changed after stage {stage.name}"
+        problem = other if version == __version__ else f"ehr_tl {version} ran stage {stage.name}, this is {__version__}"
+    if problem is not None:
+        raise RunError(f"{job.folder}: {problem}", fix=f"run `{command}` again: it makes it anew")
+
+
+def _check_read(stage: Stage, job: Job) -> None:
+    """Whether all that a stage reads is there.
+
+    Raises:
+        RunError: Something is not.
+    """
+    missing = [name for name in stage.reads if not (job.folder / name).exists()]
+    missing += [str(path) for path in stage.outside(job).values() if not path.exists()]
+    if missing:
+        raise RunError(
+            f"Stage {stage.name} of {job.folder} needs {', '.join(missing)}",
+            fix=f"run the earlier stages first: `{_command(job.folder, Manifest.read(job.folder))}`",
+        )
 
 
 def _execute(stage: Stage, job: Job, chain: tuple[Stage, ...]) -> bool:
     """Runs a stage of a chain unless it is fresh; returns whether it ran."""
-    missing = [name for name in stage.reads if not (job.folder / name).exists()]
-    if missing:
-        raise RunError(
-            f"Stage {stage.name} needs {', '.join(missing)} in {job.folder}",
-            fix=f"run the earlier stages first: `ehr-tl run {job.folder / _PIPELINE} --out {job.folder}`",
-        )
+    let_others_work()
+    _check_read(stage, job)
     manifest = Manifest.read(job.folder)
     inputs = {name: fingerprint(job.folder / name) for name in stage.reads}
-    inputs |= {name: fingerprint(path) for name, path in stage.outside(job).items() if path.exists()}
+    inputs |= {name: fingerprint(path) for name, path in stage.outside(job).items()}
     key = _key(stage, job, inputs)
     if manifest.is_fresh(stage.name, key, job.folder):
         log.info("%s: unchanged, skipped", stage.name)
@@ -305,7 +450,14 @@ def _execute(stage: Stage, job: Job, chain: tuple[Stage, ...]) -> bool:
     with measured() as cost:
         notes = stage.action(job)
     outputs = {name: fingerprint(job.folder / name) for name in stage.writes}
-    manifest.stages[stage.name] = {"key": key, "inputs": inputs, "outputs": outputs, "cost": vars(cost), "notes": notes}
+    manifest.stages[stage.name] = {
+        "key": key,
+        "version": __version__,
+        "inputs": inputs,
+        "outputs": outputs,
+        "cost": vars(cost),
+        "notes": notes,
+    }
     manifest.write(job.folder)
     remove(job.folder / _UNFINISHED)
     log.info("%s: %.1f s", stage.name, cost.seconds)

@@ -51,7 +51,7 @@ class Job:
         return Events(self.folder / "events")
 
     def read(self, name: str) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / name)
+        return pl.read_parquet(self.folder / name, glob=False)
 
     def rows(self) -> pl.DataFrame:
         """The labelled rows and the current ones (`schema.ROWS`), sorted."""
@@ -132,8 +132,18 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
-    settings = asdict(job.pipeline)
-    return {key: settings[key] for key in ("lightgbm", "transformer", "evaluation", "abstention")}
+    """What changes the models. How they are explained and judged does not: that costs no new training."""
+    pipeline = asdict(job.pipeline)
+    settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "abstention")}
+    settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed")}
+    if settings["transformer"] is not None:
+        settings["transformer"] = {k: v for k, v in settings["transformer"].items() if k not in _EXPLAINING}
+    return settings
+
+
+def _explain_settings(job: Job) -> dict[str, Any]:
+    transformer = job.pipeline.transformer
+    return {name: getattr(transformer, name) for name in _EXPLAINING} if transformer is not None else {}
 
 
 def _checkpoint(job: Job) -> dict[str, Path]:
@@ -209,7 +219,7 @@ def report(job: Job) -> dict[str, Any]:
     from ehr_tl.report import ReportInputs, write_model_card, write_report
 
     events, built, scores = job.events, Cohort.read(job.folder), job.read("scores.parquet")
-    comparison = pl.read_parquet(job.models / "comparison.parquet")
+    comparison = pl.read_parquet(job.models / "comparison.parquet", glob=False)
     metrics = evaluate(scores, built.labelled, comparison, job.pipeline.evaluation, demographics(events))
     write_json(job.folder / "metrics.json", metrics)
     inputs = ReportInputs(
@@ -249,13 +259,23 @@ def _models(job: Job) -> dict[str, Path]:
     return {"models": job.models}
 
 
+#: Keys of `transformer:` that say how it is explained.
+_EXPLAINING = ("players", "permutations")
+
 _COHORT = ("cohort.parquet", "current.parquet", "flow.json")
 _DELIVERED = ("risk_assessments.ndjson", "worklist.csv")
 _REPORTED = ("metrics.json", "report.html", "MODEL_CARD.md", *_DELIVERED)
 
 _CONVERT = Stage("convert", (), ("events",), convert, outside=_convert_inputs)
 _SCORE = Stage("score", ("events", *_COHORT), ("scores.parquet",), score, outside=_models)
-_EXPLAIN = Stage("explain", (*_SCORE.reads, "scores.parquet"), ("explanations.parquet",), explain, outside=_models)
+_EXPLAIN = Stage(
+    "explain",
+    (*_SCORE.reads, "scores.parquet"),
+    ("explanations.parquet",),
+    explain,
+    settings=_explain_settings,
+    outside=_models,
+)
 _RESULTS = (*_EXPLAIN.reads, "explanations.parquet")
 
 #: A run, in order.

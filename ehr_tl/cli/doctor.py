@@ -6,15 +6,21 @@ from typing import Annotated
 
 import typer
 
+from ehr_tl.cli.arguments import named
+
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: ehr-tl doctor /data/fhir")(doctor)
+    app.command(
+        short_help="What is in an export, and which pipelines it can feed.",
+        epilog="Example: ehr-tl doctor /data/fhir",
+    )(doctor)
 
 
 def doctor(
-    export: Annotated[str, typer.Argument(help="Folder or zip of FHIR files.")],
+    export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
     adapter: Annotated[
-        str | None, typer.Option(metavar="NAME|FOLDER", help="How to read it; default: guessed, and said why.")
+        str | None,
+        typer.Option(parser=named, metavar="NAME|FOLDER", help="How to read it; default: guessed, and said why."),
     ] = None,
 ) -> None:
     """What is in an export, which shipped pipelines it can feed, and whether there are enough cases."""

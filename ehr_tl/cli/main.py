@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,12 +19,21 @@ import typer
 from ehr_tl import __version__
 from ehr_tl.cli import convert, doctor, run, score, stages
 from ehr_tl.errors import EhrTlError
+from ehr_tl.threads import let_others_work
 
 #: What a file system refuses for reasons that lie outside of this package.
-_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_PLACES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
-#: What typer exits with after Ctrl-C.
-_INTERRUPTED = 130
+#: How libraries that raise errors of their own tell of a full disk.
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+#: What the process exits with after Ctrl-C (typer), or after one of the signals.
+_INTERRUPTED = {130, *(128 + number for number in _SIGNALS)}
 
 app = typer.Typer(
     name="ehr-tl",
@@ -55,27 +67,52 @@ def options(
 
 def main() -> None:
     """Runs the command line and exits."""
-    verbose = "--verbose" in sys.argv
+    verbose, arguments = _arguments(sys.argv[1:])
+    os.umask(0o077)  # whatever is written may tell of patients
+    let_others_work()
+    for number in _SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _end)
     try:
-        app()
+        app(arguments, prog_name="ehr-tl")
     except EhrTlError as error:
         _fail(f"Error: {error}", 2, verbose)
     except OSError as error:
         if error.errno not in _PLACES:
             _defect(error, verbose)
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(
-            f"Error: {where}{error.strerror}. What to do: check the path, who may read and write there, and the space "
-            "that is left on the disk.",
-            2,
-            verbose,
-        )
+        _fail_at_place(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), verbose)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            typer.echo("Interrupted. Run the same command again to go on from the last finished step.", err=True)
+        if end.code in _INTERRUPTED:
+            with suppress(OSError):  # the terminal may be gone
+                typer.echo("Interrupted. Run the same command again to go on from the last finished step.", err=True)
         raise
     except Exception as error:
+        for full in _FULL:
+            if full in str(error):
+                _fail_at_place(full, verbose)
         _defect(error, verbose)
+
+
+def _arguments(given: list[str]) -> tuple[bool, list[str]]:
+    """Whether --verbose is among the arguments, wherever it stands, and the arguments with it in its place."""
+    rest = [each for each in given if each != "--verbose"]
+    verbose = len(rest) < len(given)
+    return verbose, ["--verbose", *rest] if verbose else rest
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """Ends as after an error, so that half-written files are removed; a second signal does not disturb that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _fail_at_place(problem: str, verbose: bool) -> NoReturn:
+    _fail(
+        f"Error: {problem}. What to do: check the path, who may read and write there, and the space that is left on "
+        "the disk.",
+        2,
+        verbose,
+    )
 
 
 def _defect(error: Exception, verbose: bool) -> NoReturn:

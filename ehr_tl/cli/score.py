@@ -7,17 +7,24 @@ from typing import Annotated
 
 import typer
 
+from ehr_tl.cli.arguments import folder, named
+
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: ehr-tl score runs/demo --export /data/new_fhir --out scored")(score)
+    app.command(
+        short_help="Scores new patients with a finished run.",
+        epilog="Example: ehr-tl score runs/demo --export /data/new_fhir --out scored",
+    )(score)
 
 
 def score(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(parser=folder, metavar="RUN", help="A run folder.")],
     export: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder or zip of FHIR files with new patients.")
+        str | None, typer.Option(parser=named, metavar="DIR", help="Folder or zip of FHIR files with new patients.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the new scores (with --export).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=folder, metavar="DIR", help="Folder for the new scores (with --export).")
+    ] = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Score as of this day (YYYY-MM-DD); default: the export's end.")
     ] = None,

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-_HELP = {
-    "cohort": "From events to a cohort: who is asked about, when, and with what outcome.",
+from ehr_tl.cli.arguments import folder
+
+_HELP = {  # in one line each
+    "cohort": "From events to a cohort: who, when, and with what outcome.",
     "train": "Fits the models on the cohort, cross-fitted by subject.",
     "explain": "Explains every score; the explanations add up to the score.",
-    "report": "Writes report.html, MODEL_CARD.md, risk_assessments.ndjson and worklist.csv.",
+    "report": "Writes report, model card, RiskAssessments and worklist.",
 }
 
 
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _command(stage: str):
-    def command(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    def command(run: Annotated[Path, typer.Argument(parser=folder, metavar="RUN", help="A run folder.")]) -> None:
         from ehr_tl.pipeline import run_stage
 
         typer.echo(run_stage(run, stage))

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from ehr_tl.config import TaskConfig
+import polars as pl
+
+from ehr_tl.config import TaskConfig, build, conform, unknown_key, utc
 from ehr_tl.errors import PipelineError
 from ehr_tl.events import ExportInfo
 from ehr_tl.schema import EVENTS
@@ -30,6 +34,17 @@ OR_EXPORT_END = "__or_export_end"
 
 _AHEAD = re.compile(r"->\s*(\w+)")
 _ANY, _RECORD_END = "_ANY_EVENT", "_RECORD_END"
+
+_BOUNDS = re.compile(r"\(?\s*(None|\d{1,9})?\s*,\s*(None|\d{1,9})?\s*\)?")
+
+#: Longer than any life: sums with dates of records stay within the calendar.
+_LONGEST = timedelta(days=73_050)
+
+#: Prediction times that are no event are a row for each subject and interval: hours of years would fill the memory.
+_DAY = timedelta(days=1)
+
+#: What an event's columns can be compared with; the others (times, lists) equal no value of a pipeline file.
+_COMPARABLE = {pl.String: str, pl.Int64: int, pl.Float32: float, pl.Float64: float}
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class Task:
         constraints: In the order of the file.
         ahead: Predicates at whose next occurrence a window ends or starts.
         every: Interval between prediction times that are no event.
+        earliest: The earliest prediction time, or how long before the export's end it lies; None: the adapter's.
         horizon: From the prediction time to the end of the outcome window; None where an event ends it.
     """
 
@@ -75,6 +91,7 @@ class Task:
     constraints: tuple[Constraint, ...]
     ahead: tuple[str, ...]
     every: timedelta | None
+    earliest: datetime | timedelta | None
     horizon: timedelta | None
 
     def aces(self) -> TaskExtractorConfig:
@@ -109,15 +126,11 @@ class Task:
 
     def index_from(self, export: ExportInfo) -> datetime | None:
         """The earliest prediction time: the task's, else the adapter's, else none."""
-        text = self.config.index_from
-        if text is None:
+        if self.earliest is None:
             return export.index_from
-        if relative := re.fullmatch(r"end\s*-\s*(.+)", text.strip()):
-            return export.end - _duration(relative[1], "index_from") if export.end else None
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            raise _wrong(f"index_from is {text!r}", 'a date, or "end - 3285 days"') from None
+        if isinstance(self.earliest, datetime):
+            return self.earliest
+        return export.end - self.earliest if export.end else None
 
 
 def compile_task(config: TaskConfig) -> Task:
@@ -127,13 +140,13 @@ def compile_task(config: TaskConfig) -> Task:
         PipelineError: ACES refuses it, a predicate is not defined, label or prediction time are not given exactly
             once, or a window has no end that an export can reach.
     """
-    every = _duration(config.every, "every") if config.every else None
+    every = _duration(config.every, "every", least=_DAY) if config.every else None
+    earliest = _earliest(config.index_from) if config.index_from else None
     if INDEX in config.predicates:
         raise _wrong(f"the predicate {INDEX} is defined", f"another name; {INDEX} is what `every` makes")
     full = _full(config)
     if not full.label_window or not full.index_timestamp_window:
         raise _wrong("no window has " + ("an index_timestamp" if full.label_window else "a label"), "one of each")
-    _check_columns(full)
     ahead: dict[str, None] = {}
     for name, window in config.windows.items():
         if window.get("end") is None or _RECORD_END in str(window):
@@ -164,6 +177,7 @@ def compile_task(config: TaskConfig) -> Task:
         constraints=tuple(_constraints(full)),
         ahead=tuple(ahead),
         every=every,
+        earliest=earliest,
         horizon=end[1] - index[1] if end[0] == index[0] else None,
     )
 
@@ -174,22 +188,31 @@ def _predicates(config: TaskConfig) -> dict[str, Any]:
 
 def _full(config: TaskConfig) -> TaskExtractorConfig:
     """The task as ACES reads it: constraints and demographics in place."""
-    demographics = {name: {**predicate, "static": True} for name, predicate in config.patient_demographics.items()}
+    demographics = {
+        name: {**predicate, "static": True} if isinstance(predicate, dict) else predicate
+        for name, predicate in config.patient_demographics.items()
+    }
     return _configuration({**_predicates(config), **demographics}, config.trigger, copy.deepcopy(config.windows))
 
 
 def _configuration(predicates: dict[str, Any], trigger: str, windows: dict[str, Any]) -> TaskExtractorConfig:
-    from aces.config import EventConfig, TaskExtractorConfig, WindowConfig
+    from aces.config import EventConfig, TaskExtractorConfig
     from bigtree.utils.exceptions import TreeError
 
+    made = {name: _predicate(name, value) for name, value in predicates.items()}
+    _check_no_circle(made)
+    placed = {name: _window(name, value) for name, value in windows.items()}
+    return _accepted(
+        "", lambda: TaskExtractorConfig(predicates=made, trigger=EventConfig(trigger), windows=placed), TreeError
+    )
+
+
+def _accepted(where: str, make: Callable[[], Any], *more: type[Exception]) -> Any:
+    """What `make` makes with ACES; what ACES has to say against it is the pipeline's fault."""
     try:
-        return TaskExtractorConfig(
-            predicates={name: _predicate(name, value) for name, value in predicates.items()},
-            trigger=EventConfig(trigger),
-            windows={name: WindowConfig(**window) for name, window in windows.items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, TreeError) as error:
-        raise _wrong(str(error.args[0] if error.args else error), "a task that ACES accepts") from None
+        return make()
+    except (ValueError, KeyError, TypeError, AttributeError, *more) as error:
+        raise _wrong(f"{where}{error.args[0] if error.args else error}", "a task that ACES accepts") from None
 
 
 def _predicate(name: str, value: Any) -> Any:
@@ -198,22 +221,55 @@ def _predicate(name: str, value: Any) -> Any:
 
     if not isinstance(value, dict) or not ("code" in value or "expr" in value):
         raise _wrong(f"the predicate {name!r} is {value!r}", "a `code` or an `expr`")
+    where = f"The task is wrong: the predicate {name!r}"
     if "expr" in value:
-        return DerivedPredicateConfig(**value)
-    fields = PlainPredicateConfig.__dataclass_fields__
+        return _accepted(
+            f"the predicate {name!r}: ", lambda: build(DerivedPredicateConfig, value, where, PipelineError)
+        )
+    fields = PlainPredicateConfig.__dataclass_fields__.keys() - {"other_cols"}
     known = {key: item for key, item in value.items() if key in fields}
-    return PlainPredicateConfig(**known, other_cols={key: v for key, v in value.items() if key not in fields})
+    columns = {key: _comparable(key, item, fields, where) for key, item in value.items() if key not in fields}
+    return build(PlainPredicateConfig, {**known, "other_cols": columns}, where, PipelineError)
 
 
-def _check_columns(full: TaskExtractorConfig) -> None:
-    for name, predicate in full.plain_predicates.items():
-        unknown = set(predicate.other_cols) - set(EVENTS)
-        if unknown:
-            raise _wrong(
-                f"the predicate {name!r} has the unknown key {sorted(unknown)[0]!r}",
-                "code, value_min, value_max, value_min_inclusive, value_max_inclusive, static, or a column of events: "
-                + ", ".join(EVENTS),
-            )
+def _comparable(column: str, value: Any, fields: set[str], where: str) -> Any:
+    """The value that a column of the events must hold."""
+    kind = _COMPARABLE.get(EVENTS.get(column))
+    if kind is None:
+        others = [name for name, kind in EVENTS.items() if kind in _COMPARABLE]
+        raise unknown_key(column, sorted({*fields, *others}), where, PipelineError)
+    return conform(kind, value, f"{where}: {column}", PipelineError)
+
+
+def _check_no_circle(predicates: dict[str, Any]) -> None:
+    parts = {name: predicate.input_predicates for name, predicate in predicates.items() if not predicate.is_plain}
+    try:
+        TopologicalSorter(parts).prepare()
+    except CycleError as error:
+        circle = ", ".join(dict.fromkeys(error.args[1]))
+        raise _wrong(f"the predicate {circle} is made of itself", "an `expr` of other predicates") from None
+
+
+def _window(name: str, value: Any) -> Any:
+    """One window of the file; a length that ends beyond the calendar is refused before dates are added to it."""
+    from aces.config import WindowConfig
+
+    where = f"the window {name!r}"
+    bounds = value.get("has") if isinstance(value, dict) else None
+    for predicate, bound in bounds.items() if isinstance(bounds, dict) else ():
+        if not isinstance(bound, str) or not _BOUNDS.fullmatch(bound):
+            raise _wrong(f"{where}: has: {predicate} is {bound!r}", '"(1, None)" or "(None, 0)", in quotes')
+    try:
+        window = _accepted(
+            f"{where}: ", lambda: build(WindowConfig, value, f"The task is wrong: {where}", PipelineError)
+        )
+        sides = (window.start_endpoint_expr, window.end_endpoint_expr)
+        long = any(abs(getattr(side, "window_size", timedelta())) > _LONGEST for side in sides)
+    except OverflowError:
+        long = True
+    if long:
+        raise _wrong(f"{where} is longer than two centuries", f"a length of {_LONGEST.days:,} days at most")
+    return window
 
 
 def _constraints(full: TaskExtractorConfig) -> list[Constraint]:
@@ -250,15 +306,26 @@ def _other(side: str) -> str:
     return "start" if side == "end" else "end"
 
 
-def _duration(text: str, key: str) -> timedelta:
+def _earliest(text: str) -> datetime | timedelta:
+    """A date, or how long before the export's end."""
+    if relative := re.fullmatch(r"end\s*-\s*(.+)", text.strip()):
+        return _duration(relative[1], "index_from: the time before the end")
+    try:
+        return utc(text)
+    except ValueError:
+        raise _wrong(f"index_from is {text!r}", 'a date, or "end - 3285 days"') from None
+
+
+def _duration(text: str, key: str, least: timedelta = timedelta(seconds=1)) -> timedelta:
     from aces.utils import parse_timedelta
 
     try:
         duration = parse_timedelta(text)
-    except TypeError:
+    except (TypeError, OverflowError):  # no length of time; one of more days than Python counts
         duration = timedelta()
-    if duration <= timedelta():
-        raise _wrong(f"{key} is {text!r}", 'a length of time, as "365 days"')
+    if not least <= duration <= _LONGEST:
+        bounds = f"{'a day' if least == _DAY else 'a second'} to {_LONGEST.days:,} days"
+        raise _wrong(f"{key} is {text!r}", f'a length of time, as "365 days"; from {bounds}')
     return duration
 
 

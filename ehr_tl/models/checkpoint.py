@@ -147,7 +147,7 @@ def _card(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise CheckpointError(f"{path} is no UTF-8 text", fix="save it as UTF-8, or copy the checkpoint again") from None
+        raise CheckpointError(f"{path} is no UTF-8 text", fix=f"save it as UTF-8, or {_COPY_AGAIN}") from None
 
 
 def _broken(path: Path) -> CheckpointError:

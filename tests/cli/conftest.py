@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -178,6 +179,7 @@ def command(*arguments: object) -> Result:
     """Runs `ehr-tl` in this process, as a shell would see it."""
     out, err, root, package = io.StringIO(), io.StringIO(), logging.getLogger(), logging.getLogger("ehr_tl")
     argv, handlers, level, environment = sys.argv, root.handlers[:], package.level, dict(os.environ)
+    mask, signals = os.umask(0o022), {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     sys.argv, root.handlers[:] = ["ehr-tl", *map(str, arguments)], []
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -188,6 +190,9 @@ def command(*arguments: object) -> Result:
     finally:
         sys.argv, root.handlers[:] = argv, handlers
         package.setLevel(level)
+        os.umask(mask)
+        for each, handler in signals.items():
+            signal.signal(each, handler)
         os.environ.clear()
         os.environ.update(environment)
     return Result(code, out.getvalue(), err.getvalue())

@@ -165,7 +165,7 @@ def test_risk_assessments_are_the_current_chosen_answered_rows(case, clinic) -> 
 
 
 def test_worklist_is_the_current_rows_for_people(case) -> None:
-    with (case.folder / "worklist.csv").open(encoding="utf-8") as stream:
+    with (case.folder / "worklist.csv").open(encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
     current = pl.read_parquet(case.folder / "scores.parquet").filter(pl.col("chosen") & (pl.col("split") == "current"))
     assert len(rows) == current.height and {"patient_id", "risk", "lower", "upper"} <= rows[0].keys()
@@ -318,3 +318,11 @@ def test_a_killed_training_goes_on_with_the_fits_that_were_finished(case, clinic
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     scores = [pl.read_parquet(tmp_path / name / "scores.parquet") for name in ("run", "whole")]
     assert scores[0].equals(scores[1])
+
+
+def test_another_capacity_costs_no_new_training(copied, ehr_tl, clinic) -> None:
+    clinic.write_pipeline(copied.pipeline, evaluation={**clinic.PIPELINE["evaluation"], "capacity": 7})
+    again = ehr_tl("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
+    assert again.code == 0, again.err
+    assert {name for name, done in ran(again.err).items() if done} == {"report"}
+    assert "7 highest" in (copied.folder / "report.html").read_text(encoding="utf-8")

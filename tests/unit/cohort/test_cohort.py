@@ -429,3 +429,58 @@ def test_wrong_codes_are_refused(make_events, day, code):
 def test_wrong_index_from_is_refused(make_events, day):
     with pytest.raises(PipelineError, match="index_from"):
         build_cohort(make_events([(1, datetime(2020, 1, 1), "X")]), broken(index_from="yesterday"))
+
+
+def with_death(**changes) -> TaskConfig:
+    return broken(predicates={**YEARLY.predicates, "death": {"code": "MEDS_DEATH", **changes}})
+
+
+def with_more(**predicates) -> TaskConfig:
+    return broken(predicates={**YEARLY.predicates, **predicates})
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (broken(every="1 second"), "every is '1 second'.*from a day to"),
+        (broken(every="1 hour"), "every is '1 hour'"),
+        (broken(every="99999999999 days"), "every is '99999999999 days'"),
+        (broken(index_from="end - 99999999 days"), "index_from: .* is '99999999 days'"),
+        (broken(index_from="0001-01-01T00:00:00+14:00"), "index_from is"),
+        (broken(patient_demographics={"x": "y"}), "the predicate 'x' is 'y'.*a `code` or an `expr`"),
+        (with_death(value_min="x"), "the predicate 'death': value_min is 'x'. Expected: a number"),
+        (with_death(numeric_value="x"), "the predicate 'death': numeric_value is 'x'. Expected: a number"),
+        (with_death(text_value=5), "the predicate 'death': text_value is 5. Expected: a text"),
+        (with_death(time="x"), "the predicate 'death': unknown key 'time'"),
+        (with_death(other_codes="x"), "the predicate 'death': unknown key 'other_codes'"),
+        (with_death(unti="%"), "unknown key 'unti'.*Did you mean 'unit'"),
+        (with_death(value_mim=5), "unknown key 'value_mim'.*Did you mean 'value_min'"),
+        (with_death(code=None), "the predicate 'death': code is empty. Expected: a text or keys with values"),
+        (with_more(a={"expr": "or(death, visit)", "cod": "x"}), "the predicate 'a': unknown key 'cod'"),
+        (with_more(a={"expr": "death"}), "the predicate 'a': Derived predicate expression must start"),
+        (with_more(a={"expr": "or(b, death)"}, b={"expr": "or(a, death)"}), "predicate [ab], [ab] is made of itself"),
+        (broken(windows={**YEARLY.windows, "outcome": "x"}), "the window 'outcome' is 'x'. Expected: keys start, end"),
+        (broken(windows={**YEARLY.windows, "outcome": None}), "the window 'outcome' is empty"),
+        (with_outcome(foo=1), "the window 'outcome': unknown key 'foo'"),
+        (with_outcome(lable="x"), "the window 'outcome': unknown key 'lable'.*Did you mean 'label'"),
+        (with_outcome(end=365), "the window 'outcome': end is 365. Expected: a text"),
+        (with_outcome(end="start + 99999999999 days"), "the window 'outcome' is longer than two centuries"),
+        (with_outcome(end="start + 99999999 days"), "the window 'outcome' is longer than two centuries"),
+        (with_outcome(has={"visit": 1}), "the window 'outcome': has: visit is 1"),
+        (with_outcome(has={"visit": "(one, None)"}), "has: visit is '\\(one, None\\)'"),
+        (with_outcome(has=["visit"]), "the window 'outcome': has is"),
+    ],
+)
+def test_what_is_wrong_in_a_task_is_told_by_window_predicate_and_key(task, message, capfd):
+    with pytest.raises(PipelineError, match=message) as refused:
+        compile_task(task)
+    assert not any(leak in str(refused.value) for leak in ("__init__", "indices", "None:", "Python int"))
+    assert capfd.readouterr().out == ""
+
+
+def test_index_from_may_have_an_offset(make_events, day):
+    events = make_events([(1, day(2019), "VISIT_START//AMB"), (1, day(2022), "X"), (2, day(2019), "MEDS_DEATH")])
+    task = compile_task(broken(index_from="2021-01-01T02:00:00+02:00"))
+    assert task.index_from(events.export) == day(2021)
+    assert compile_task(broken(index_from="end - 365 days")).index_from(events.export) == day(2021)
+    assert compile_task(broken(index_from="2021-01-01")).index_from(events.export) == day(2021)

@@ -1,12 +1,14 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from ehr_tl.errors import CheckpointError
-from ehr_tl.models.checkpoint import load_checkpoint, round_to_half, save_checkpoint
+from ehr_tl.models.checkpoint import check_checkpoint, load_checkpoint, round_to_half, save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.tokens.records import read_records
 from ehr_tl.tokens.vocabulary import Vocabulary
@@ -111,6 +113,37 @@ def test_a_config_that_is_no_json_is_refused(saved):
     (saved[0] / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="no JSON"):
         load_checkpoint(saved[0])
+
+
+@pytest.mark.parametrize("opened", [check_checkpoint, load_checkpoint])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("MODEL_CARD.md", b"\xff\xfe", "MODEL_CARD.md is no UTF-8 text"),
+        ("config.json", b"\xff", "no JSON object"),
+        ("model.safetensors", b"short", "broken or cut off"),
+        ("vocabulary.json", b"[]", "no vocabulary"),
+        ("vocabulary.json", b"{}", "vocabulary.json has no 'version'"),
+        ("vocabulary.json", None, "vocabulary.json has no 'edges'.*What to do: copy"),
+    ],
+)
+def test_a_broken_file_is_named_before_a_network_is_made(saved, opened, name, content, message):
+    path = saved[0] / name
+    if content is None:
+        vocabulary = json.loads(path.read_text())
+        del vocabulary["edges"]
+        content = json.dumps(vocabulary).encode()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        opened(saved[0])
+
+
+def test_a_look_into_a_checkpoint_imports_no_network():
+    code = (
+        "import sys; from ehr_tl.models.checkpoint import check_checkpoint; check_checkpoint('synthea_small'); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ["no_such", "../checkpoints", "/no/such/folder"])

@@ -44,11 +44,23 @@ def test_worklist_says_that_it_is_synthetic(listed):
 def test_csv_is_safe_in_a_spreadsheet(listed, tmp_path):
     risky = listed.head(3).with_columns(reason_1=pl.Series(["=HYPERLINK(1)", "-2 mg", None]))
     write_worklist(tmp_path / "worklist.csv", risky)
-    with (tmp_path / "worklist.csv").open(newline="") as stream:
+    with (tmp_path / "worklist.csv").open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["reason_1"] for row in rows] == ["'=HYPERLINK(1)", "'-2 mg", ""]
     assert rows[0]["prediction_time"] == "2026-11-01 00:00"
     assert float(rows[0]["risk"]) == pytest.approx(listed["risk"][0])
+
+
+def test_csv_stays_whole_where_the_semicolon_divides(listed, tmp_path):
+    """Excel takes the semicolon where the comma is the decimal sign, and UTF-8 only where a mark says so."""
+    risky = listed.head(1).with_columns(reason_1=pl.lit("a;=cmd"), reason_2=pl.lit("Hömöglobin; -1"))
+    write_worklist(tmp_path / "worklist.csv", risky)
+    raw = (tmp_path / "worklist.csv").read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbf") and "Hömöglobin" in raw.decode("utf-8-sig")
+    text = raw.decode("utf-8-sig").splitlines()[1]
+    assert '"a;\'=cmd"' in text and '"Hömöglobin; \'-1"' in text
+    assert not [cell for cell in text.split(";") if cell.lstrip()[:1] in "=+-@"]
+    assert pl.read_csv(tmp_path / "worklist.csv").columns == risky.columns
 
 
 def test_nobody_current_gives_an_empty_worklist(results):

@@ -1,0 +1,19 @@
+"""What options of several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def named(text: str) -> str:
+    """A name that is not empty: an unset variable in a script must not come to mean the working directory."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty: a name is expected")
+    return text
+
+
+def folder(text: str) -> Path:
+    """A folder's name that is not empty."""
+    return Path(named(text))
