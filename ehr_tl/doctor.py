@@ -18,6 +18,7 @@ from ehr_tl.convert.guess import guess_adapter
 from ehr_tl.events import Events, ExportInfo
 from ehr_tl.fhir.export import open_export
 from ehr_tl.progress import track
+from ehr_tl.schema import BIRTH, DEATH
 
 #: How many unknown codes are named, and in how many subjects at least they must occur.
 UNKNOWN_SHOWN, UNKNOWN_SUBJECTS = 8, 5
@@ -37,7 +38,8 @@ class Diagnosis:
         events: Number of events.
         resources: Type -> `read`, `used`, `unused`, `set_aside`, as in coverage.json.
         systems: Per code system `system`; `kept`, `mapped`, `unmapped` as the hospital wrote it; `events`, `codes` and
-            `known` (share of events; None without any) after mapping. A visit type counts for its code's system.
+            `known` (share of events) after mapping, None where no code bears the system's name: all were mapped, or
+            they are classes of visits. A visit type counts for its code's system.
         checkpoint: The shipped checkpoint whose vocabulary `known` speaks of.
         unknown: Frequent codes that the checkpoint has not seen: `code`, `events`, `subjects`.
         pipelines: Per shipped pipeline `name`, `title`, `adapter` and what `ehr_tl.cohort.feasibility` says.
@@ -122,12 +124,13 @@ def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> lis
         (pl.col("events").filter("known").sum() / pl.col("events").sum()).alias("known"),
     )
     found = {row["system"]: row for row in totals.to_dicts()}
-    nothing = {"events": 0, "codes": 0, "known": None}
+    nothing = {"events": None, "codes": None, "known": None}
     return [{**nothing, **found.get(system, {}), "system": system, **n} for system, n in sorted(coverage.items())]
 
 
 def _unknown(counts: pl.DataFrame) -> list[dict[str, Any]]:
-    frequent = counts.filter(~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS))
+    asked = ~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS) & ~pl.col("code").is_in([BIRTH, DEATH])
+    frequent = counts.filter(asked)
     ordered = frequent.sort("events", "code", descending=[True, False])
     return ordered.select("code", "events", "subjects").head(UNKNOWN_SHOWN).to_dicts()
 
@@ -221,10 +224,14 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
           a    1,200
           bcd      3
     """
-    cells = [tuple(value if isinstance(value, str) else f"{value:,}" for value in row) for row in rows]
+    cells = [tuple(_cell(value) for value in row) for row in rows]
     table = [header, *((f"  {row[0]}", *row[1:]) for row in cells)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else f"{value:,}"
 
 
 def _listed(title: str, items: list[str], most: int = 8, indent: int = 2) -> list[str]:

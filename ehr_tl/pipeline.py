@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +16,8 @@ from ehr_tl import __version__
 from ehr_tl.config import Pipeline, load_pipeline, located, pipeline_path, utc
 from ehr_tl.errors import PipelineError, RunError
 from ehr_tl.fhir.export import Export, open_export
-from ehr_tl.files import LOCK, fingerprint, locked, read_json, remove, whole, write_json
+from ehr_tl.files import fingerprint, locked, read_json, remove, whole, write_json
+from ehr_tl.folders import PIPELINE, command, make_private, refuse_run, refuse_scored
 from ehr_tl.manifest import NAME as MANIFEST
 from ehr_tl.manifest import Manifest, measured
 from ehr_tl.progress import log
@@ -29,7 +28,6 @@ from ehr_tl.threads import allowed, let_others_work
 if TYPE_CHECKING:
     import pandas as pd
 
-_PIPELINE = "pipeline.yaml"
 _UNFINISHED = ".unfinished.json"
 
 #: Records of patients are of a later year.
@@ -49,7 +47,7 @@ class Run:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        return load_pipeline(self.folder / _PIPELINE, self.manifest.settings.get("beside"))
+        return load_pipeline(self.folder / PIPELINE, self.manifest.settings.get("beside"))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -93,7 +91,7 @@ class Run:
             raise RunError(
                 f"{path} is missing",
                 expected="a finished run",
-                fix=f"run `{_command(self.folder, self.manifest)}` to finish it",
+                fix=f"run `{command(self.folder, self.manifest)}` to finish it",
             )
         return path
 
@@ -153,8 +151,8 @@ def run(
     parse_as_of(settings["as_of"])
     _check(config, settings["adapter"])
     fhir.check_outside(folder)
-    _refuse_scored(folder)
-    _make_private(folder)
+    refuse_scored(folder)
+    make_private(folder)
     with locked(folder):
         _begin(folder, settings, source)
         job = _job(folder)
@@ -172,7 +170,7 @@ def run_stage(folder: str | Path, name: str) -> str:
     folder = Path(folder)
     stage = next(stage for stage in STAGES if stage.name == name)
     Manifest.read(folder)
-    _refuse_scored(folder)
+    refuse_scored(folder)
     with locked(folder):
         job = _job(folder)
         for earlier in STAGES[: STAGES.index(stage)]:
@@ -209,17 +207,17 @@ def score(run: Run | str | Path, export: str | Path, out: str | Path, *, as_of: 
     folder = Path(_given(out, "--out"))
     if folder.resolve() == source.resolve():
         raise RunError(f"--out {folder} is the run itself", expected="another folder")
-    _refuse_scored(source)
-    _refuse_run(folder)
+    refuse_scored(source)
+    refuse_run(folder)
     parse_as_of(_day(as_of))
     fhir = open_export(Path(_given(export, "--export")).absolute())
     settings = {**trained.settings, "export": str(fhir.path), "as_of": _day(as_of), "run": str(source.absolute())}
     fhir.check_outside(folder)
     with locked(source, shared=True):
         _check_finished(source)
-        _make_private(folder)
+        make_private(folder)
         with locked(folder):
-            _begin(folder, settings, source / _PIPELINE)
+            _begin(folder, settings, source / PIPELINE)
             job = replace(_job(folder), models=source.absolute() / "models")
             for stage in NEW_PATIENTS:
                 _execute(stage, job, NEW_PATIENTS)
@@ -257,7 +255,7 @@ def _given(value: str | Path | None, option: str) -> str | Path | None:
 
 def _settings_beside(source: Path) -> dict[str, Any]:
     """The settings of the run whose own copy a pipeline file is; none if it is another file."""
-    if source.name == _PIPELINE:
+    if source.name == PIPELINE:
         with suppress(RunError):
             return Manifest.read(source.parent).settings
     return {}
@@ -267,8 +265,8 @@ def _begin(folder: Path, settings: dict[str, Any], pipeline: Path) -> None:
     """Notes what is asked for; the stages of an earlier time stay, each until it turns out to be of other inputs."""
     stages = Manifest.read(folder).stages if (folder / MANIFEST).is_file() else {}
     Manifest(settings, stages).write(folder)
-    if pipeline.resolve() != (folder / _PIPELINE).resolve():
-        with whole(folder / _PIPELINE) as temporary:
+    if pipeline.resolve() != (folder / PIPELINE).resolve():
+        with whole(folder / PIPELINE) as temporary:
             shutil.copyfile(pipeline, temporary)
 
 
@@ -276,7 +274,7 @@ def _job(folder: Path) -> Job:
     settings = Manifest.read(folder).settings
     return Job(
         folder=folder,
-        pipeline=load_pipeline(folder / _PIPELINE, settings.get("beside")),
+        pipeline=load_pipeline(folder / PIPELINE, settings.get("beside")),
         export=Path(settings["export"]),
         adapter=settings["adapter"],
         as_of=parse_as_of(settings["as_of"]),
@@ -318,65 +316,6 @@ def _check(pipeline: Pipeline, adapter: str) -> None:
         check_checkpoint(pipeline.transformer.checkpoint)
 
 
-def _make_private(folder: Path) -> None:
-    """Makes a folder that only its owner can read: it will hold patients' data."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file", expected="a folder", fix="name another one with --out")
-    if folder.is_dir() and not (folder / MANIFEST).is_file() and any(map(_is_foreign, folder.iterdir())):
-        raise RunError(
-            f"{folder} holds something else",
-            expected="a new or empty folder, or an earlier run",
-            fix="name another folder with --out",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.chmod(folder, 0o700)
-    except OSError as error:
-        raise RunError(
-            f"The folder {folder} cannot be made: {error.strerror}", fix="name another one with --out"
-        ) from None
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is not one that a run leaves when it is killed in its first moments."""
-    return path.name != LOCK and path.suffix != ".partial"
-
-
-def _command(folder: Path, manifest: Manifest) -> str:
-    """The command that makes what a folder holds anew."""
-    asked = manifest.settings
-    if "run" in asked:
-        words = ["score", asked["run"], "--export", asked["export"], "--out", folder]
-        words += ["--as-of", asked["as_of"]] if asked["as_of"] else []
-    else:
-        words = ["run", folder / _PIPELINE, "--out", folder]
-    return shlex.join(["ehr-tl", *map(str, words)])
-
-
-def _refuse_scored(folder: Path) -> None:
-    """Sees to it that new patients who were scored with a run are not taken for a run.
-
-    Raises:
-        RunError: The folder holds such patients.
-    """
-    manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() else Manifest({})
-    if "run" in manifest.settings:
-        raise RunError(
-            f"{folder} holds new patients, scored with the run {manifest.settings['run']}",
-            expected="a folder that `ehr-tl run` made",
-            fix=f"to score them anew: `{_command(folder, manifest)}`; for a run, name another folder",
-        )
-
-
-def _refuse_run(folder: Path) -> None:
-    if (folder / MANIFEST).is_file() and "run" not in Manifest.read(folder).settings:
-        raise RunError(
-            f"--out {folder} is a run",
-            expected="a new or empty folder, or one with patients scored before",
-            fix="name another folder with --out",
-        )
-
-
 def _check_finished(folder: Path) -> None:
     """Whether a run can score new patients: finished, and its question, cohort and models still belong together.
 
@@ -400,19 +339,19 @@ def _check_done(stage: Stage, job: Job, outputs: bool = True) -> None:
         RunError: It says what has changed.
     """
     manifest = Manifest.read(job.folder)
-    command, record = _command(job.folder, manifest), manifest.stages.get(stage.name)
+    anew, record = command(job.folder, manifest), manifest.stages.get(stage.name)
     if record is None:
         raise RunError(
             f"{job.folder} has no {', '.join(stage.writes)}: stage {stage.name} has not been run",
-            fix=f"run the earlier stages first: `{command}`",
+            fix=f"run the earlier stages first: `{anew}`",
         )
     problem = manifest.changed(stage.name, job.folder) if outputs else None
     if problem is None and record["key"] != _key(stage, job, record["inputs"]):
         version = record.get("version", __version__)
-        other = f"{_PIPELINE}, or the --as-of date, was changed after stage {stage.name}"
+        other = f"{PIPELINE}, or the --as-of date, was changed after stage {stage.name}"
         problem = other if version == __version__ else f"ehr_tl {version} ran stage {stage.name}, this is {__version__}"
     if problem is not None:
-        raise RunError(f"{job.folder}: {problem}", fix=f"run `{command}` again: it makes it anew")
+        raise RunError(f"{job.folder}: {problem}", fix=f"run `{anew}` again: it makes it anew")
 
 
 def _check_read(stage: Stage, job: Job) -> None:
@@ -426,7 +365,7 @@ def _check_read(stage: Stage, job: Job) -> None:
     if missing:
         raise RunError(
             f"Stage {stage.name} of {job.folder} needs {', '.join(missing)}",
-            fix=f"run the earlier stages first: `{_command(job.folder, Manifest.read(job.folder))}`",
+            fix=f"run the earlier stages first: `{command(job.folder, Manifest.read(job.folder))}`",
         )
 
 
