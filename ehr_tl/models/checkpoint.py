@@ -22,7 +22,30 @@ if TYPE_CHECKING:
 _COPY_AGAIN = "copy the checkpoint again, all its files together"
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "MODEL_CARD.md"
-_EXECUTABLE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".py")
+#: Keys of config.json: `transformers` takes some others for the name of code to fetch and run.
+_KEYS = frozenset(
+    """
+    architectures attention_bias attention_dropout bins bos_token_id buckets dtype eos_token_id head_dim hidden_act
+    hidden_size horizons_days initializer_range intermediate_size max_position_embeddings max_slots mlp_bias model_type
+    num_attention_heads num_hidden_layers num_key_value_heads outcomes pad_token_id pretraining_tp rms_norm_eps
+    rope_parameters slot_hours tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
+    """.split()
+)
+_EXECUTABLE = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".pk",
+    ".pickle",
+    ".dill",
+    ".ckpt",
+    ".joblib",
+    ".npy",
+    ".npz",
+    ".py",
+    ".so",
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +152,12 @@ def _config(path: Path) -> dict[str, Any]:
         )
     if kind != "ehr_tl":
         raise CheckpointError(f"{path} describes a model of type {kind!r}", expected="model_type 'ehr_tl'")
+    if unknown := sorted(config.keys() - _KEYS):
+        raise CheckpointError(
+            f"{path} has the key {unknown[0]!r}, which is none of this package's",
+            expected=f"keys {', '.join(sorted(_KEYS))}",
+            fix="take a checkpoint from someone whom you trust",
+        )
     return config
 
 
@@ -162,15 +191,20 @@ def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
 
     from ehr_tl.models.network import EhrConfig, EhrModel
 
+    invalid = (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
     try:
         model = EhrModel(EhrConfig.from_dict(config if config is not None else _config(folder / CONFIG)))
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is no valid configuration ({type(error).__name__})") from None
+    except invalid as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} describes no network that can be made ({type(error).__name__})", fix=_COPY_AGAIN
+        ) from None
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError:
         raise _broken(folder / WEIGHTS) from None
     _check_shapes(folder, model, tensors)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{folder / WEIGHTS}: {broken[0]} holds what is no number", fix=_COPY_AGAIN)
     model.load_state_dict(tensors)
     return model.eval()
 

@@ -195,9 +195,24 @@ class Vocabulary:
             if raw["version"] != VERSION:
                 raise CheckpointError(f"{path} has version {raw['version']}", expected=f"version {VERSION}")
             parents = {code: tuple(names) for code, names in raw["parents"].items()}
+            _check_sound(raw)
             return cls(raw["codes"], raw["valued"], raw["edges"], raw["descriptions"], parents, raw["buckets"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is no vocabulary ({type(error).__name__})") from None
+
+
+def _check_sound(raw: dict[str, Any]) -> None:
+    """Raises a ValueError where a vocabulary's parts do not fit each other."""
+    edges = [each for units in raw["edges"].values() for each in units.values()]
+    sound = (
+        all(isinstance(code, str) for code in raw["codes"])
+        and AGE in raw["valued"]
+        and isinstance(raw["buckets"], int)
+        and raw["buckets"] > 0
+        and all(len(each) == len(QUANTILES) and np.isfinite(each).all() for each in edges)
+    )
+    if not sound:
+        raise ValueError("parts that do not fit each other")
 
 
 @lru_cache(maxsize=100_000)

@@ -190,7 +190,8 @@ def test_a_killed_first_moment_leaves_a_folder_that_can_be_used(case, ehr_tl, tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_without_leftovers(tmp_path, number) -> None:
     code = (
-        "import sys, time; sys.argv = ['ehr-tl', 'convert', 'x', '--adapter', 'fhir_r4', '--out', 'y']\n"
+        "import signal, sys, time; sys.argv = ['ehr-tl', 'convert', 'x', '--adapter', 'fhir_r4', '--out', 'y']\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup\n"
         "import ehr_tl.convert\n"
         "from ehr_tl.files import whole\n"
         "def convert(*arguments):\n"

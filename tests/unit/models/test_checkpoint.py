@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ehr_tl.errors import CheckpointError
+from ehr_tl.models import checkpoint
 from ehr_tl.models.checkpoint import check_checkpoint, load_checkpoint, round_to_half, save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.tokens.records import read_records
@@ -80,14 +81,45 @@ def edit(folder, **changes):
         ({"model_type": "llama"}, "'llama'"),
         ({"intermediate_size": 72}, "does not fit"),
         ({"vocab_size": 7}, "does not fit"),
-        ({"hidden_size": "wide"}, "no valid configuration"),
-        ({"num_attention_heads": 5}, "no valid configuration"),
+        ({"hidden_size": "wide"}, "no network that can be made"),
+        ({"hidden_size": -8}, "no network that can be made"),
+        ({"num_attention_heads": 5}, "no network that can be made"),
+        ({"hidden_act": "unheard-of"}, "no network that can be made"),
+        ({"pad_token_id": 10_000}, "no network that can be made"),
+        ({"dtype": "float17"}, "no network that can be made"),
+        ({"_attn_implementation": "somebody/kernel"}, "'_attn_implementation'"),
+        ({"attn_implementation": "somebody/kernel"}, "'attn_implementation'"),
     ],
 )
 def test_a_wrong_configuration_is_refused(saved, changes, message):
     folder, _ = saved
     edit(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_the_keys_that_are_allowed_are_those_of_the_network():
+    assert EhrConfig(outcomes=["X"], horizons_days=[1]).to_diff_dict().keys() <= checkpoint._KEYS
+
+
+def test_weights_that_are_no_numbers_are_refused(saved):
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = saved
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no number"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("changes", [{"valued": []}, {"codes": [7]}, {"buckets": 0}, {"edges": {"AGE": {"": [1.0]}}}])
+def test_a_vocabulary_whose_parts_do_not_fit_is_refused(saved, changes):
+    folder, _ = saved
+    vocabulary = json.loads((folder / "vocabulary.json").read_text())
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary | changes))
+    with pytest.raises(CheckpointError, match="is no vocabulary"):
         load_checkpoint(folder)
 
 
