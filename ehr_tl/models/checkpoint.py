@@ -29,22 +29,10 @@ _KEYS = frozenset(
     hidden_size horizons_days initializer_range intermediate_size max_position_embeddings max_slots mlp_bias model_type
     num_attention_heads num_hidden_layers num_key_value_heads outcomes pad_token_id pretraining_tp rms_norm_eps
     rope_parameters slot_hours tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
-    """.split()
+    """.split()  # noqa: SIM905 (a list would fill half a screen)
 )
-_EXECUTABLE = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".pkl",
-    ".pk",
-    ".pickle",
-    ".dill",
-    ".ckpt",
-    ".joblib",
-    ".npy",
-    ".npz",
-    ".py",
-    ".so",
+_EXECUTABLE = frozenset(
+    [".bin", ".pt", ".pth", ".pkl", ".pk", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"]
 )
 
 
