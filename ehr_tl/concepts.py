@@ -41,6 +41,10 @@ class Hierarchy:
 
     parents: Mapping[str, tuple[str, ...]]
 
+    def names(self, concept: str) -> Iterator[str]:
+        """Everything that a concept may be called: its code, its other codes, all above them."""
+        return self.above(*names_of(concept))
+
     def above(self, *codes: str) -> Iterator[str]:
         """`codes`, then their parents, then theirs, each once; a circle ends where it closes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ehr_tl.cohort import feasibility
-from ehr_tl.concepts import concept, names_of
+from ehr_tl.concepts import concept
 from ehr_tl.config import TransformerConfig, load_pipeline, pipeline_names
 from ehr_tl.convert import convert
 from ehr_tl.convert.guess import guess_adapter
@@ -23,7 +24,7 @@ from ehr_tl.schema import BIRTH, DEATH
 #: How many unknown codes are named, and in how many subjects at least they must occur.
 UNKNOWN_SHOWN, UNKNOWN_SUBJECTS = 8, 5
 
-_WIDTH = 100
+_WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _count(events: Events) -> pl.DataFrame:
         .agg(pl.len().alias("events"), pl.col("subject_id").n_unique().alias("subjects"))
         .collect()
     )
-    known = [not seen.isdisjoint(events.hierarchy.above(*names_of(each))) for each in counts["concept"]]
+    known = [not seen.isdisjoint(events.hierarchy.names(each)) for each in counts["concept"]]
     systems = events.coverage["codes"]
     owner = [next((part for part in code.split("//") if part in systems), "") for code in counts["code"]]
     return counts.with_columns(pl.Series("known", known, pl.Boolean), pl.Series("system", owner, pl.String))
@@ -130,8 +131,8 @@ def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> lis
 
 def _unknown(counts: pl.DataFrame) -> list[dict[str, Any]]:
     asked = ~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS) & ~pl.col("code").is_in([BIRTH, DEATH])
-    frequent = counts.filter(asked)
-    ordered = frequent.sort("events", "code", descending=[True, False])
+    by_code = counts.filter(asked).group_by("code").agg(pl.sum("events"), pl.max("subjects"))
+    ordered = by_code.sort("events", "code", descending=[True, False])
     return ordered.select("code", "events", "subjects").head(UNKNOWN_SHOWN).to_dicts()
 
 

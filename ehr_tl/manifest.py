@@ -72,9 +72,11 @@ class Manifest:
         record = self.stages.get(stage)
         return record is not None and record["key"] == key and self.changed(stage, folder) is None
 
-    def changed(self, stage: str, folder: Path) -> str | None:
-        """What was done to the outputs of a stage that ran, in words; None if they are still what it wrote."""
+    def changed(self, stage: str, folder: Path, outputs: set[str] | None = None) -> str | None:
+        """What was done to outputs of a stage that ran (all by default), in words; None if they are what it wrote."""
         for name, value in self.stages[stage]["outputs"].items():
+            if outputs is not None and name not in outputs:
+                continue
             if not (folder / name).exists():
                 return f"{name} is missing"
             if fingerprint(folder / name) != value:

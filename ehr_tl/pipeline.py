@@ -205,8 +205,8 @@ def score(run: Run | str | Path, export: str | Path, out: str | Path, *, as_of: 
     source = run.folder if isinstance(run, Run) else Path(run)
     trained = Manifest.read(source)
     folder = Path(_given(out, "--out"))
-    if folder.resolve() == source.resolve():
-        raise RunError(f"--out {folder} is the run itself", expected="another folder")
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise RunError(f"--out {folder} lies in the run itself", expected="a folder elsewhere")
     refuse_scored(source)
     refuse_run(folder)
     parse_as_of(_day(as_of))
@@ -326,14 +326,17 @@ def _check_finished(folder: Path) -> None:
     """
     job = _job(folder)
     for stage in STAGES:
-        _check_done(stage, job, outputs=stage.name in ("cohort", "train"))
+        _check_done(stage, job, outputs={"cohort.parquet", "current.parquet", "flow.json", "models"})
 
 
-def _check_done(stage: Stage, job: Job, outputs: bool = True) -> None:
+def _check_done(stage: Stage, job: Job, outputs: set[str] | None = None) -> None:
     """Whether a stage was run as it would be run now, and its outputs are what it wrote.
 
     What lies outside of the run (the export, the adapter, the checkpoint) may have changed or gone: a run goes on with
     what it made of them.
+
+    Args:
+        outputs: The outputs that matter; None: all.
 
     Raises:
         RunError: It says what has changed.
@@ -345,7 +348,7 @@ def _check_done(stage: Stage, job: Job, outputs: bool = True) -> None:
             f"{job.folder} has no {', '.join(stage.writes)}: stage {stage.name} has not been run",
             fix=f"run the earlier stages first: `{anew}`",
         )
-    problem = manifest.changed(stage.name, job.folder) if outputs else None
+    problem = manifest.changed(stage.name, job.folder, outputs)
     if problem is None and record["key"] != _key(stage, job, record["inputs"]):
         version = record.get("version", __version__)
         other = f"{PIPELINE}, or the --as-of date, was changed after stage {stage.name}"

@@ -35,6 +35,9 @@ SUBJECTS = {"subject_id": pl.Int64, "patient_id": pl.String}
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 VISIT_START, VISIT_END, VISIT_TYPE, DISCHARGE, GENDER = "VISIT_START", "VISIT_END", "VISIT_TYPE", "DISCHARGE", "GENDER"
 
+#: Events that say no more than that a visit began or ended; every hospital writes the same.
+COURSE = (VISIT_START, VISIT_END, DISCHARGE)
+
 # --- cohort -----------------------------------------------------------------------------------------------------------
 
 #: `cohort.parquet`: rows whose outcome is known (MEDS label rows).

@@ -127,8 +127,8 @@ def train(job: Job) -> dict[str, Any]:
     events, rows = job.events, job.rows()
     baseline, *others = learners(job.pipeline)
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
-    fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
-    return {"seed": job.pipeline.evaluation.seed}
+    crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
+    return {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
 
 
 def _train_settings(job: Job) -> dict[str, Any]:

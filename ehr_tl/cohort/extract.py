@@ -40,7 +40,7 @@ def windows(task: Task, predicates: Predicates) -> pl.DataFrame:
     """Every trigger with its windows, constraints not yet applied.
 
     Returns:
-        `subject_id`, `trigger`, `prediction_time`, `death` and `until` (as in `Predicates.lives`), and per window
+        `subject_id`, `trigger`, `prediction_time`, `_death` and `_until` (as in `Predicates.lives`), and per window
         `<name>.end` and the struct `<name>`, whose fields count the predicates in it.
     """
     from aces.query import query
@@ -50,7 +50,7 @@ def windows(task: Task, predicates: Predicates) -> pl.DataFrame:
     found = query(task.aces(), predicates.frame)
     columns = {"subject_id": pl.Int64, "trigger": TIME, "prediction_time": TIME}
     if found.is_empty():
-        return pl.DataFrame(schema={**columns, "death": TIME, "until": TIME})
+        return pl.DataFrame(schema={**columns, "_death": TIME, "_until": TIME})
     # ACES keeps a trigger whose windows could not be placed as a row without times.
     found = found.rename({"index_timestamp": "prediction_time"}).drop_nulls(["trigger", "prediction_time"])
     parts = []
@@ -70,11 +70,11 @@ def labelled(
     A window of fixed length must have ended, also where the outcome came early: labelling only the early outcomes of
     windows that are still open would make the last rows all positive.
     """
-    every = f", every {task.config.every}" if task.every else ""
+    when = f"every {task.config.every}" if task.every else f"every {task.config.trigger}"
     static = [name for name, predicate in task.plain().items() if predicate.static]
     among = f", in subjects with {', '.join(static)}" if static else ""
     triggers = predicates.frame.filter(pl.col(task.config.trigger) > 0)
-    rows = flow.add(f"Prediction times: {task.config.trigger}{every}{among}", triggers)
+    rows = flow.add(f"Prediction times: {when}{among}", triggers)
     if placed.height < rows.height:
         flow.add("Every window has a beginning", placed)
     if placed.is_empty():
@@ -88,8 +88,8 @@ def labelled(
     ends = [pl.col(f"{name}.end") for name in task.config.windows]
     closed = pl.all_horizontal(end <= closes for end in ends)
     rows = flow.add(f"Outcome known: every window closed by {closes:%Y-%m-%d}", rows.filter(closed))
-    if rows["until"].count():
-        followed = pl.all_horizontal(pl.col("until").is_null() | (end <= pl.col("until")) for end in ends)
+    if rows["_until"].count():
+        followed = pl.all_horizontal(pl.col("_until").is_null() | (end <= pl.col("_until")) for end in ends)
         rows = flow.add("Every window closed before a death of unknown date", rows.filter(followed))
     label = (_label(task) == 0) if task.config.absent else (_label(task) > 0)
     rows = rows.sort("subject_id", "prediction_time", "trigger").select(
@@ -109,7 +109,7 @@ def current(task: Task, placed: pl.DataFrame, index_from: datetime | None, as_of
     if placed.is_empty():
         return pl.DataFrame(schema=CURRENT)
     ends = pl.col(f"{task.label_window}.end")
-    living = pl.col("death").is_null() & pl.col("until").is_null()
+    living = pl.col("_death").is_null() & pl.col("_until").is_null()
     open_now = (pl.col("prediction_time") <= as_of) & (ends > as_of) & (_label(task) == 0) & living
     if index_from:
         open_now &= pl.col("prediction_time") >= index_from

@@ -33,7 +33,7 @@ class Predicates:
 
     Attributes:
         frame: `subject_id`, `timestamp` (unique together) and a count per predicate; only rows that matter.
-        lives: `subject_id`, `first` (first event, birth excepted), `death` (null while alive) and `until` (the last
+        lives: `subject_id`, `first` (first event, birth excepted), `_death` (null while alive) and `_until` (the last
             event of those who are dead since nobody knows when; null for all others), static criteria met.
         counts: Predicate -> `events` and `subjects` that satisfy it.
         absent_codes: Codes and patterns of the outcome that no event has.
@@ -66,7 +66,7 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
     columns = ["subject_id", pl.col("time").cast(TIME).alias("timestamp"), *tests]
     facts = called.filter(pl.col("code").is_in(wanted)).select(columns).collect()
     static = [name for name, predicate in plain.items() if predicate.static]
-    lives = _lives(seen)
+    lives = _lives(events.scan(), as_of)
     for name in static:
         met = facts.filter(pl.col("timestamp").is_null() & (pl.col(name) > 0))
         lives = lives.join(met, on="subject_id", how="semi")
@@ -120,21 +120,21 @@ def _test(predicate: Any, concepts: set[str]) -> pl.Expr:
     return dataclasses.replace(predicate, code={"any": sorted(concepts)}).MEDS_eval_expr()
 
 
-def _lives(seen: pl.LazyFrame) -> pl.DataFrame:
+def _lives(events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
     time, died = pl.col("time").cast(TIME), pl.col("code").is_in(DEATH_CODES)
-    timed = seen.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH))
     # A day of death ends at its last moment. Where no hour is told, nobody is known to be alive on that day.
-    by_day = (time.dt.second() == 59) & (time.dt.microsecond() == 999_999)
-    hour = time.filter(died & ~by_day).min()
-    day = time.filter(died & by_day).min()
+    by_day = died & (time.dt.second() == 59) & (time.dt.microsecond() == 999_999)
+    begun = pl.when(by_day).then(time - _DAY).otherwise(time) <= as_of
+    timed = events.filter(pl.col("time").is_not_null() & (pl.col("code") != BIRTH) & begun)
+    hour, day = time.filter(died & ~by_day).min(), time.filter(by_day).min()
     exact = hour.is_not_null() & (day.is_null() | (hour <= day))
     lives = timed.group_by("subject_id").agg(
-        first=time.min(), last=time.max(), death=pl.when(exact).then(hour).otherwise(day - _DAY)
+        first=time.min(), last=time.max(), _death=pl.when(exact).then(hour).otherwise(day - _DAY)
     )
-    undated = seen.filter(pl.col("time").is_null() & (pl.col("code") == DEATH)).select("subject_id", undated=True)
-    until = pl.when(pl.col("undated") & pl.col("death").is_null()).then("last")
+    undated = events.filter(pl.col("time").is_null() & (pl.col("code") == DEATH)).select("subject_id", undated=True)
+    until = pl.when(pl.col("undated") & pl.col("_death").is_null()).then("last")
     joined = lives.join(undated.unique(), on="subject_id", how="left", maintain_order="left")
-    return joined.select("subject_id", "first", "death", until=until).sort("subject_id").collect()
+    return joined.select("subject_id", "first", "_death", _until=until).sort("subject_id").collect()
 
 
 def _index_times(lives: pl.DataFrame, every: timedelta, as_of: datetime, index_from: datetime | None) -> pl.DataFrame:
@@ -148,8 +148,8 @@ def _index_times(lives: pl.DataFrame, every: timedelta, as_of: datetime, index_f
 
 def alive(time: str) -> pl.Expr:
     """Whether a subject is known to be alive at the time in a column, beside the columns of `Predicates.lives`."""
-    before_death = pl.col("death").is_null() | (pl.col(time) < pl.col("death"))
-    return before_death & (pl.col("until").is_null() | (pl.col(time) <= pl.col("until")))
+    before_death = pl.col("_death").is_null() | (pl.col(time) < pl.col("_death"))
+    return before_death & (pl.col("_until").is_null() | (pl.col(time) <= pl.col("_until")))
 
 
 def _with_any_event(frame: pl.DataFrame, seen: pl.LazyFrame, lives: pl.DataFrame) -> pl.DataFrame:

@@ -37,6 +37,11 @@ _ANY, _RECORD_END = "_ANY_EVENT", "_RECORD_END"
 
 _BOUNDS = re.compile(r"\(?\s*(None|\d{1,9})?\s*,\s*(None|\d{1,9})?\s*\)?")
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+#: Columns of the tables that are made on the way.
+_RESERVED = {"subject_id", "timestamp", "time", "code", "trigger", "prediction_time", "index_timestamp"}
+
 #: Longer than any life: sums with dates of records stay within the calendar.
 _LONGEST = timedelta(days=73_050)
 
@@ -142,6 +147,12 @@ def compile_task(config: TaskConfig) -> Task:
     """
     every = _duration(config.every, "every", least=_DAY) if config.every else None
     earliest = _earliest(config.index_from) if config.index_from else None
+    for name in (*config.predicates, *config.patient_demographics, *config.windows):
+        if name in _RESERVED or not _NAME.fullmatch(name):
+            raise _wrong(
+                f"a predicate or window is named {name!r}",
+                f"letters, digits and _, first a letter, and none of {', '.join(sorted(_RESERVED))}",
+            )
     if INDEX in config.predicates:
         raise _wrong(f"the predicate {INDEX} is defined", f"another name; {INDEX} is what `every` makes")
     full = _full(config)

@@ -7,6 +7,12 @@
     adapters/<name>/concept_maps/*.json  FHIR R4 ConceptMaps: local codes to standard ones
 
 An adapter that `extends` another takes over all of its files and keys. Its own go before; null takes a key away.
+
+Other packages can bring adapters. In their `pyproject.toml` they name the package, or a module, whose folder holds the
+`adapter.yaml`; nothing of it is executed but the packages around it::
+
+    [project.entry-points."ehr_tl.adapters"]
+    my_hospital = "my_package.my_hospital"
 """
 
 from __future__ import annotations
@@ -14,6 +20,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -25,6 +33,9 @@ from ehr_tl.config import build
 from ehr_tl.errors import AdapterError
 from ehr_tl.fhir.views import View, compile_view
 from ehr_tl.resources import bundled
+
+#: The group of entry points by which installed packages bring adapters: name -> package or module.
+GROUP = "ehr_tl.adapters"
 
 #: Columns that the converter itself supplies for the time rules.
 JOINED_TIMES = ("visit_end",)
@@ -40,9 +51,10 @@ class EventRule:
             names; of a visit that is not over nothing is known yet. No alternatives: a static fact.
         begins: A date without a time means its first moment (births), not its last.
         in_visit: A date without a time means at the latest the end of the encounter that the row names.
-        undated: Without a time that can be believed it is a static fact (someone is dead), not nothing.
+        undated: Without a time that can be believed, and is known to the day, it is a static fact (someone is dead).
         code: The code of every event of the view, which then needs no columns for it.
         prefix: First part of the code: `VISIT_TYPE` makes `VISIT_TYPE//SNOMED//185347001`.
+        apart: The prefix makes another fact of it, such as a mother's diabetes: it does not count for the code below.
         bare: The system whose codes follow the prefix without its name: `VISIT_START//IMP`.
         exclude: Column -> values, in any case, with which a row gives no event; one of those of a collection is enough.
     """
@@ -53,6 +65,7 @@ class EventRule:
     undated: bool = False
     code: str | None = None
     prefix: str | None = None
+    apart: bool = False
     bare: str | None = None
     exclude: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -149,7 +162,7 @@ def load_adapter(name: str | Path) -> Adapter:
     """Reads an adapter and all that it extends, and checks every file of it.
 
     Args:
-        name: A shipped adapter (`adapter_names`) or a folder.
+        name: A folder, or the name of an adapter that ships or is installed (`adapter_names`).
 
     Raises:
         AdapterError: There is no such adapter, or a file of it is wrong; the message names file and key.
@@ -182,10 +195,16 @@ def load_adapter(name: str | Path) -> Adapter:
 
 
 def adapter_folder(name: str | Path) -> Path:
-    """The folder of an adapter given by name or path."""
+    """The folder of an adapter given by name or path; of two with one name the shipped one counts.
+
+    Raises:
+        AdapterError: There is none, or the package that should bring it does not.
+    """
     for folder in (Path(name), bundled("adapters") / str(name)):
         if (folder / "adapter.yaml").is_file():
             return folder
+    if points := _brought().get(str(name)):
+        return _brought_folder(points)
     raise AdapterError(
         f"There is no adapter {str(name)!r}",
         expected=f"a folder with an adapter.yaml, or one of {', '.join(adapter_names())}",
@@ -193,8 +212,54 @@ def adapter_folder(name: str | Path) -> Path:
 
 
 def adapter_names() -> list[str]:
-    """Names of the shipped adapters."""
-    return sorted(path.parent.name for path in bundled("adapters").glob("*/adapter.yaml"))
+    """Names of the adapters that ship, and of those that installed packages bring."""
+    return sorted(adapter_packages())
+
+
+def adapter_packages() -> dict[str, str]:
+    """Name of every adapter -> the installed package that brings it."""
+    shipped = {path.parent.name: "ehr_tl" for path in bundled("adapters").glob("*/adapter.yaml")}
+    return {name: _package(points[0]) for name, points in _brought().items()} | shipped
+
+
+def _brought() -> dict[str, list[EntryPoint]]:
+    """The entry points of installed packages, by name."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _brought_folder(points: list[EntryPoint]) -> Path:
+    point = points[0]
+    if len(points) > 1:
+        raise AdapterError(
+            f"Several packages bring an adapter {point.name}: {', '.join(sorted(map(_package, points)))}",
+            fix="uninstall all but one of them, or give the adapter's folder in place of its name",
+        )
+    try:
+        spec = find_spec(point.module)
+    except Exception as error:  # the packages around it are executed: anything may happen there
+        raise _broken(point, f"importing {point.value} fails with {type(error).__name__}") from error
+    if spec is None:
+        raise _broken(point, f"there is no module {point.value}")
+    places = [*(spec.submodule_search_locations or []), *([str(Path(spec.origin).parent)] if spec.has_location else [])]
+    for folder in map(Path, places):
+        if (folder / "adapter.yaml").is_file():
+            return folder
+    raise _broken(point, f"beside {point.value} lies no adapter.yaml")
+
+
+def _broken(point: EntryPoint, why: str) -> AdapterError:
+    return AdapterError(
+        f"The package {_package(point)} should bring the adapter {point.name}, but {why}",
+        expected=f"an entry point in the group {GROUP} that names a package or module whose folder holds adapter.yaml",
+        fix=f"install {_package(point)} anew, uninstall it, or give an adapter's folder in place of its name",
+    )
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
 
 
 def _lineage(folder: Path) -> list[Path]:

@@ -71,6 +71,7 @@ class Codes:
         for concept_map in adapter.concept_maps:
             for key, target in _targets(concept_map):
                 self._maps.setdefault(key, target)
+        self._apart = {rule.prefix for rule in manifest.events.values() if rule.apart}
         self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
         self._descriptions: dict[str, str] = {}
         self._concepts: dict[tuple, Concept | None] = {}
@@ -88,7 +89,9 @@ class Codes:
             prefix: First part of the code.
             bare: System whose name is left out after the prefix.
         """
-        described = all(coding[1] and coding[2] for coding in codings)
+        described = all(
+            code and display and not _listed(self._no_code, system, code) for system, code, display in codings
+        )
         key = (codings, None if described else text, prefix, bare)
         try:
             return self._concepts[key]
@@ -108,11 +111,12 @@ class Codes:
             code = f"{question.code}//{answer.code}"
             described = [self._descriptions[one.code] for one in pair if one.code in self._descriptions]
             self._describe(code, ": ".join(described))
-            self._above[code] = question.code
+            others = [f"{question.code}//{other}" for other in answer.others]
+            self._above.update(dict.fromkeys([code, *others], question.code))
             self._answered[pair] = Concept(
                 code,
                 f"{question.source or question.code}//{answer.source or answer.code}" if mapped else None,
-                question.others,
+                (*question.others, *others),
                 question.counts + answer.counts,
                 question.nothing_known,
             )
@@ -179,7 +183,7 @@ class Codes:
         if not prefix:
             return code
         self._describe(f"{prefix}//{code}", candidate.description)
-        if "//" in code:
+        if "//" in code and prefix not in self._apart:
             self._above[f"{prefix}//{code}"] = code
         return f"{prefix}//{code}"
 
@@ -248,7 +252,7 @@ def _shorter(code: str) -> str | None:
 def _sound(coding: Coding) -> Coding:
     """A coding whose parts are text; JSON may hold anything."""
     system, code, display = (part if isinstance(part, str) else None for part in coding)
-    return system, code.strip() if code else None, display
+    return system, " ".join(code.split()) if code else None, display
 
 
 def _listed(table: dict[str, set[str]], system: str | None, code: str) -> bool:

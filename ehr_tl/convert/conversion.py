@@ -22,6 +22,7 @@ from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
 from ehr_tl.fhir.export import Export, Read, open_export
+from ehr_tl.fhir.versions import refuse_other_versions
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 
@@ -55,6 +56,7 @@ def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str
     export = export if isinstance(export, Export) else open_export(export)
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
     export.check_outside(out)
+    refuse_other_versions(export)
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
@@ -70,7 +72,7 @@ class _Conversion:
         self.coverage = Coverage(folder / "quarantine.ndjson")
         self.codes = Codes(adapter)
         self.index = Index.read(export, adapter, self.codes)
-        self.shards = Shards(folder, len(self.index.subjects))
+        self.shards = Shards(folder, len(self.index.subjects), self.index.vague)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ehr_tl.convert.adapter import Adapter, EventRule, time_columns
 from ehr_tl.convert.codes import Codes, Coding, Concept
-from ehr_tl.convert.index import OPEN, VISIT, Index
+from ehr_tl.convert.index import OPEN, TO_THE_DAY, VISIT, Index
 from ehr_tl.fhir.times import parse_time
 from ehr_tl.fhir.views import RowError, View
 
@@ -166,7 +166,7 @@ class Emitter:
             if found is None:
                 continue
             for one in found if found.__class__ is list else (found,):
-                if (word := values.get(str(one).lower())) is not None:
+                if (word := values.get(str(one).strip().lower())) is not None:
                     return f"{column}:{word}"
         return None
 
@@ -294,14 +294,18 @@ def _time_reader(
     alternatives = [[(columns.index(column), optional) for column, optional in alternative] for alternative in named]
     at = [places.get(column) for column in columns]
     zone, end_of, earliest, latest = adapter.zone, not rule.begins, adapter.earliest, adapter.latest
-    ends, in_visit = index.visit_ends, rule.in_visit
+    ends, in_visit, vague = index.visit_ends, rule.in_visit, index.vague
 
-    def moment(text: str, bound: datetime | None) -> datetime:
+    def moment(text: str, bound: datetime | None) -> datetime | None:
+        if rule.undated and len(text) < TO_THE_DAY:
+            return None
         time = parse_time(text, zone, end_of)
         if time is None:
             raise SetAside("impossible_time")
         if not earliest <= time <= latest:
             raise SetAside("implausible_time")
+        if len(text) < TO_THE_DAY:
+            vague.add(time)
         if bound and parse_time(text, zone, False) <= bound < time:
             return bound
         return time

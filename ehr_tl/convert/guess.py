@@ -18,7 +18,7 @@ BASE = "fhir_r4"
 
 
 def guess_adapter(export: str | Path | Export) -> tuple[str, str]:
-    """The shipped adapter whose marks (`recognise` of its manifest) the export bears, and why in words.
+    """The adapter, shipped or installed, whose marks (`recognise` of its manifest) the export bears, and why in words.
 
     Looks at the profiles and code systems of the first resources of each file; without any mark it is `fhir_r4`.
     """

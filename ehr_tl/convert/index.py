@@ -25,6 +25,9 @@ PATIENT, VISIT, DRUG = "Patient", "Encounter", "Medication"
 #: The end of a visit that is not over.
 OPEN = datetime.max
 
+#: Characters of a date that is known to the day.
+TO_THE_DAY = 10
+
 #: With these, whatever stands in `period.end` is a plan.
 _NOT_OVER = {"planned", "arrived", "triaged", "in-progress", "onleave"}
 
@@ -82,6 +85,7 @@ class Index:
         newest: (type, id) -> the version that counts, where there are several.
         named: Ids of the Medications that the resource at hand was found to name.
         referenced: Ids of the Medications that became events.
+        vague: Times of events that stand for a whole month or year; they do not tell when the export ends.
     """
 
     adapter: Adapter
@@ -93,6 +97,7 @@ class Index:
     newest: dict[tuple[str, str], Version] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     referenced: set[str] = field(default_factory=set)
+    vague: set[datetime] = field(default_factory=set)
     _aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     _merged: dict[str, str] = field(default_factory=dict)
 
@@ -207,8 +212,11 @@ class Index:
     def _visit_end(self, rows: list[dict[str, Any]]) -> datetime:
         text = rows[0]["end"] if rows and rows[0].get("status") not in _NOT_OVER else None
         end = parse_time(text, self.adapter.zone, True) if text else None
-        plausible = end is not None and self.adapter.earliest <= end <= self.adapter.latest
-        return end if plausible else OPEN
+        if end is None or not self.adapter.earliest <= end <= self.adapter.latest:
+            return OPEN
+        if len(text) < TO_THE_DAY:
+            self.vague.add(end)
+        return end
 
     def _drug(self, rows: list[dict[str, Any]], holder: dict[str, Any]) -> Drug:
         """What the rows of a Medication say; references in it may point to what `holder` contains."""

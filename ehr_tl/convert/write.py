@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -27,9 +28,11 @@ class Shards:
     Args:
         folder: Where `data/` is made.
         subjects: Number of subjects, which decides the number of shards.
+        vague: Times that stand for a month or year; the set may grow while events are added.
     """
 
-    def __init__(self, folder: Path, subjects: int):
+    def __init__(self, folder: Path, subjects: int, vague: Set[datetime] = frozenset()):
+        self._vague = vague
         self._data, self._parts = folder / "data", folder / "parts"
         self._number = max(1, -(-subjects // _SUBJECTS_PER_SHARD))
         self._few = _FEW if subjects >= _CROWD else 0
@@ -80,6 +83,8 @@ class Shards:
 
     def _count_days(self, frame: pl.DataFrame) -> None:
         timed = frame.filter((pl.col("code") != schema.BIRTH) & pl.col("time").is_not_null())
+        if self._vague:
+            timed = timed.filter(~pl.col("time").is_in(pl.Series(list(self._vague), dtype=schema.TIME).implode()))
         for day, count, last in (
             timed.group_by(pl.col("time").dt.date()).agg(pl.len(), pl.max("time").alias("last")).rows()
         ):

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.concepts import Hierarchy, concept, names_of
+from ehr_tl.concepts import Hierarchy, concept
 from ehr_tl.evaluate.subgroups import age_years, demographics
 from ehr_tl.events import Events
 from ehr_tl.explain.words import name_of
@@ -116,7 +116,7 @@ def _called(wanted: pl.Series, scan: pl.LazyFrame, hierarchy: Hierarchy) -> pl.D
     """Every `concept` of events that may be called a wanted `code`."""
     codes = set(wanted)
     concepts = scan.select(pl.col("concept").unique()).collect()["concept"]
-    pairs = [(each, code) for each in concepts for code in hierarchy.above(*names_of(each)) if code in codes]
+    pairs = [(each, code) for each in concepts for code in hierarchy.names(each) if code in codes]
     return pl.DataFrame(pairs, schema={"concept": pl.String, "code": pl.String}, orient="row")
 
 

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ehr_tl.concepts import concept, names_of
+from ehr_tl.concepts import concept
 from ehr_tl.events import Events
-from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, VISIT_END, VISIT_START
-
-#: Codes of events that say no more than that a visit began or ended: every hospital writes the same.
-_COURSE = f"^({VISIT_START}|{VISIT_END}|{DISCHARGE})//"
+from ehr_tl.schema import BIRTH, COURSE, DEATH
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class CodeBook:
 
     def clinical(self) -> np.ndarray:
         """Which concepts say more than that a visit began or ended, shape (concepts,)."""
-        return ~self.concepts.str.contains(_COURSE).to_numpy()
+        return ~self.concepts.str.contains(f"^({'|'.join(COURSE)})//").to_numpy()
 
     def own(self, concept: np.ndarray) -> np.ndarray:
         """Number of each concept's own code."""
@@ -60,7 +57,7 @@ def code_book(events: Events) -> CodeBook:
         .collect()
     )
     concepts = used["concept"].unique().sort()
-    lines = [list(events.hierarchy.above(*names_of(each))) for each in concepts]
+    lines = [list(events.hierarchy.names(each)) for each in concepts]
     depth = {code: len(list(events.hierarchy.above(code))) for line in lines for code in line}
     for line in lines:
         depth[line[0]] = max(depth[line[0]], len(line))

@@ -157,9 +157,9 @@ def _prediction(row: dict[str, Any], rank: int, issuer: Issuer) -> dict[str, Any
 
 
 def _rationale(row: dict[str, Any], average: float) -> str:
-    risk, lower, upper = (_percent(row[name]) for name in ("risk", "lower", "upper"))
+    risk, lower, upper, usual = map(_rounded, (row["risk"], row["lower"], row["upper"], average))
     why = "; ".join(row["reasons"] or []) or "no single fact of the record"
-    return f"Risk {risk}% (refitted models: {lower} to {upper}%; average {_percent(average)}%), raised most by: {why}."
+    return f"Risk {risk}% (range between models {lower}% to {upper}%; average {usual}%), raised most by: {why}."
 
 
 def _notes(export: ExportInfo) -> list[str]:
@@ -167,6 +167,17 @@ def _notes(export: ExportInfo) -> list[str]:
     if export.synthetic:
         notes.append("Synthetic data: this patient does not exist.")
     return notes + ([export.notice] if export.notice else [])
+
+
+def _rounded(share: float) -> str:
+    """A percentage with as many digits as mean something.
+
+    Examples:
+        >>> [_rounded(share) for share in (0.3456, 0.0123, 0.00089)]
+        ['35', '1.2', '0.09']
+    """
+    value = 100 * share
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
 
 
 def _percent(share: float) -> float:

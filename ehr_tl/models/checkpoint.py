@@ -31,6 +31,13 @@ _KEYS = frozenset(
     rope_parameters slot_hours tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
     """.split()  # noqa: SIM905 (a list would fill half a screen)
 )
+#: Those of them that are sizes, widths and the like.
+_POSITIVE = frozenset(
+    """
+    bins buckets head_dim hidden_size intermediate_size max_position_embeddings max_slots num_attention_heads
+    num_hidden_layers num_key_value_heads rms_norm_eps slot_hours time_unit_hours valued vocab_size
+    """.split()  # noqa: SIM905
+)
 _EXECUTABLE = frozenset(
     [".bin", ".pt", ".pth", ".pkl", ".pk", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"]
 )
@@ -146,6 +153,10 @@ def _config(path: Path) -> dict[str, Any]:
             expected=f"keys {', '.join(sorted(_KEYS))}",
             fix="take a checkpoint from someone whom you trust",
         )
+    for name in _POSITIVE & config.keys():
+        value = config[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise CheckpointError(f"{path}: {name} is {value!r}", expected="a number above 0", fix=_COPY_AGAIN)
     return config
 
 

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehr_tl.errors import PipelineError
 from ehr_tl.schema import AGE, GENDER, GROUP
 from ehr_tl.tokens.records import FAMILIES, Records
 
 _DEMOGRAPHIC = (AGE, GENDER)
 _FAMILIES = (*(f"{GROUP}//other {family}" for family in FAMILIES[:-1]), f"{GROUP}//everything else")
 _ONE_FAMILY = (f"{GROUP}//other events",)  # where there is room for no more
-MOST = 32
 
 
 def _groups(count: int) -> tuple[str, ...]:
@@ -53,13 +51,6 @@ class Players:
             else:
                 parts.append((player, "feature", _groups(self.count)[player]))
         return parts
-
-
-def check_players(count: int) -> None:
-    """Raises a PipelineError for a number of players that cannot be."""
-    fewest = len(_DEMOGRAPHIC) + len(_ONE_FAMILY)
-    if not fewest <= count <= MOST:
-        raise PipelineError(f"transformer.players is {count}", expected=f"{fewest} to {MOST}")
 
 
 def choose_players(records: Records, subject: int, rank: np.ndarray, count: int) -> Players:

@@ -11,10 +11,9 @@ import polars as pl
 
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
-from ehr_tl.errors import PipelineError
 from ehr_tl.events import Events
 from ehr_tl.models.base import PARTS, Attribution
-from ehr_tl.models.players import Players, check_players, choose_players
+from ehr_tl.models.players import Players, choose_players
 from ehr_tl.models.shapley import antithetic_permutations, shapley_values
 from ehr_tl.progress import track
 from ehr_tl.tokens.records import read_records
@@ -32,9 +31,6 @@ class TransformerLearner:
     """
 
     def __init__(self, config: TransformerConfig, from_scratch: bool = False):
-        check_players(config.players)
-        if config.slot_hours is not None and not config.slot_hours > 0:
-            raise PipelineError(f"transformer.slot_hours is {config.slot_hours:g}", expected="more than 0, or null")
         self.config = config
         self.comparison = from_scratch
         self.name = f"{schema.TRANSFORMER}_from_scratch" if from_scratch else schema.TRANSFORMER
@@ -118,7 +114,7 @@ def _ranks(models: list, codes: tuple[str, ...]) -> np.ndarray:
     total: dict[str, float] = {}
     for model in models:
         for code, salience in zip(model.vocabulary.codes, model.salience[1:].tolist()):
-            if not code.startswith((schema.VISIT_START, schema.VISIT_END)):
+            if not code.startswith(schema.COURSE):
                 total[code] = total.get(code, 0.0) + salience
     place = {code: i for i, code in enumerate(sorted(total, key=lambda code: (-total[code], code)))}
     return np.array([place.get(code, np.iinfo(np.int64).max) for code in codes])

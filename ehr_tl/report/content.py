@@ -47,9 +47,16 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "grouped": grouped,
         "examples": [_drawn(example) for example in examples(inputs)],
         "limits": words.limits(inputs),
+        "folds": _folds(inputs),
         "stages": _stages(inputs.manifest),
         "environment": _environment_in_words(inputs.manifest),
     }
+
+
+def _folds(inputs: ReportInputs) -> int:
+    """How many there were: few outcomes allow fewer than were asked for."""
+    notes = inputs.manifest.get("stages", {}).get("train", {}).get("notes", {})
+    return notes.get("folds", inputs.pipeline.evaluation.folds)
 
 
 def _stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:

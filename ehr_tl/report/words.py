@@ -64,7 +64,16 @@ def reason(name: str) -> str:
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    return "\u2013" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+    """A number with so many digits; nothing is less than zero that is shown as zero.
+
+    Examples:
+        >>> decimal(-0.004), decimal(-0.126), decimal(None)
+        ('0.00', '−0.13', '–')
+    """
+    if value is None:
+        return "\u2013"
+    shown = f"{value:.{digits}f}"
+    return (shown if float(shown) else shown.lstrip("-")).replace("-", "\u2212")
 
 
 def interval(estimate: dict[str, Any], show: Any = decimal) -> str:

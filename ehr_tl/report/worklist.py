@@ -45,7 +45,8 @@ def worklist(scores: pl.DataFrame, reasons: pl.DataFrame, subjects: pl.DataFrame
         pl.when(answered).then(pl.col("reasons").list.get(i, null_on_oob=True)).alias(f"reason_{i + 1}")
         for i in range(3)
     ]
-    notice = "; ".join(filter(None, ["synthetic: nobody here exists" if export.synthetic else "", export.notice]))
+    unsaid = export.synthetic and "synthetic" not in export.notice.lower()
+    notice = "; ".join(filter(None, ["synthetic: nobody here exists" if unsaid else "", export.notice]))
     return (
         rows.join(subjects, on="subject_id")
         .join(reasons, on=_KEY, how="left")

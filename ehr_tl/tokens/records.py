@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.concepts import concept, names_of
+from ehr_tl.concepts import concept
 from ehr_tl.events import Events
 from ehr_tl.schema import AGE
 
@@ -159,7 +159,7 @@ def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: f
 def _timed(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Events with concept and unit as one kind, sorted; equal times are in a fixed order."""
     resource = pl.col("resource_id").str.extract(r"^(\w+)/")
-    visit = pl.col("code").str.contains(f"^({schema.VISIT_START}|{schema.VISIT_END}|{schema.DISCHARGE})")
+    visit = pl.col("code").str.contains(f"^({'|'.join(schema.COURSE)})//")
     family = pl.when(visit).then(pl.lit("visits")).otherwise(resource.replace_strict(_FAMILY_OF, default="other"))
     events = frame.select(
         "subject_id",
@@ -192,7 +192,7 @@ def _arrays(
     sex = born.join(gender, on="subject_id", how="left", maintain_order="left")["code"]
     code_of = np.array([position[name] for name in kinds["concept"]], dtype=np.int64)
     pair = table["pair"].to_numpy().astype(np.int64)
-    lines = [tuple(events.hierarchy.above(*names_of(each))) for each in concepts]
+    lines = [tuple(events.hierarchy.names(each)) for each in concepts]
     described = events.codes.filter(pl.col("description").is_not_null())
     return Records(
         subjects=subjects.to_numpy(),

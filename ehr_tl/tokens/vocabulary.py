@@ -204,12 +204,19 @@ class Vocabulary:
 def _check_sound(raw: dict[str, Any]) -> None:
     """Raises a ValueError where a vocabulary's parts do not fit each other."""
     edges = [each for units in raw["edges"].values() for each in units.values()]
+    texts = [
+        *raw["codes"],
+        *raw["descriptions"].values(),
+        *(name for above in raw["parents"].values() for name in above),
+    ]
     sound = (
-        all(isinstance(code, str) for code in raw["codes"])
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(above, list) for above in raw["parents"].values())
+        and len(set(raw["codes"])) == len(raw["codes"])
         and AGE in raw["valued"]
         and isinstance(raw["buckets"], int)
         and raw["buckets"] > 0
-        and all(len(each) == len(QUANTILES) and np.isfinite(each).all() for each in edges)
+        and all(len(each) == len(QUANTILES) and np.isfinite(each).all() and each == sorted(each) for each in edges)
     )
     if not sound:
         raise ValueError("parts that do not fit each other")

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from ehr_tl import doctor
 from ehr_tl.config import pipeline_names
 from ehr_tl.doctor import Diagnosis, diagnose
 from ehr_tl.errors import ExportError
 from ehr_tl.events import ExportInfo
 from ehr_tl.resources import sample_export
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setattr(doctor, "_WIDTH", 100)
 
 
 def fit(name: str, positive: int, **others) -> dict:

@@ -34,6 +34,8 @@ YEARLY = TaskConfig(
     },
 )
 
+ANY_X = {**YEARLY.predicates, "death": {"code": {"any": ["X", "MEDS_DEATH"]}}}
+
 STAY = {
     "predicates": {
         "admission": {"code": "VISIT_START//IMP"},
@@ -273,6 +275,31 @@ def test_who_died_nobody_knows_when_is_neither_current_nor_a_survivor(make_event
     assert times[2] == [2018, 2019]  # the year from 2020 on ended after the last that is known of them
     assert cohort.current["subject_id"].to_list() == [1]
     assert any("unknown date" in step["step"] and step["lost_rows"] > 0 for step in cohort.flow)
+
+
+def test_who_died_on_the_as_of_day_or_may_have_is_not_current(make_events, day):
+    """A day of death ends after the hour at which an export was made: it had begun, and nobody knows more."""
+    facts = [(s, day(2018), "VISIT_START//AMB") for s in (1, 2, 3)] + [(1, day(2022, 12, 1), "X")]
+    facts += [(2, datetime(2023, 1, 1, 23, 59, 59, 999999), "MEDS_DEATH")]  # on the day of the export
+    facts += [(3, datetime(2023, 1, 2, 23, 59, 59, 999999), "MEDS_DEATH")]  # on the next
+    cohort = build_cohort(make_events(facts, transaction_time=day(2023, 1, 1, 12)), broken(predicates=ANY_X))
+    assert cohort.current["subject_id"].to_list() == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["subject_id", "timestamp", "prediction_time", "a b", "_death"])
+def test_names_that_would_collide_are_refused(name):
+    windows = {**YEARLY.windows, name: {**YEARLY.windows["history"], "index_timestamp": None, "has": {}}}
+    with pytest.raises(PipelineError, match=f"is named '{name}'"):
+        compile_task(broken(windows=windows))
+    with pytest.raises(PipelineError, match=f"is named '{name}'"):
+        compile_task(broken(predicates={**YEARLY.predicates, name: {"code": "X"}}))
+
+
+def test_a_window_may_be_called_death(make_events, day):
+    windows = {"history": YEARLY.windows["history"], "death": YEARLY.windows["outcome"]}
+    facts = [(1, day(2018), "VISIT_START//AMB"), (1, day(2020, 6), "MEDS_DEATH"), (2, day(2018), "VISIT_START//AMB")]
+    cohort = build_cohort(make_events(facts, latest_event=day(2022)), broken(windows=windows))
+    assert sum(label for _, _, label in rows(cohort)) == 1
 
 
 def test_nobody_is_asked_about_on_the_day_of_a_death_without_an_hour(make_events, day):

@@ -1,11 +1,14 @@
 """Manifests are read strictly; an adapter lays itself on the one that it extends."""
 
 import json
+import sys
+from importlib import invalidate_caches
 from pathlib import Path
 
 import pytest
 
 from ehr_tl.convert import adapter_names, load_adapter
+from ehr_tl.convert.adapter import GROUP, adapter_folder, adapter_packages
 from ehr_tl.errors import AdapterError
 from ehr_tl.resources import bundled
 
@@ -16,7 +19,7 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", adapter_names())
+@pytest.mark.parametrize("name", [path.parent.name for path in bundled("adapters").glob("*/adapter.yaml")])
 def test_shipped_adapters_load_and_use_every_file(name):
     adapter = load_adapter(name)
     assert adapter.manifest.name == name
@@ -71,7 +74,7 @@ def test_a_wrong_view_names_its_file(tmp_path):
 
 
 def test_no_such_adapter():
-    with pytest.raises(AdapterError, match=r"no adapter 'fhir_r5'.*fhir_r4, mimic_iv, synthea"):
+    with pytest.raises(AdapterError, match=r"no adapter 'fhir_r5'.*fhir_r4, .*mimic_iv, .*synthea"):
         load_adapter("fhir_r5")
 
 
@@ -82,3 +85,81 @@ def test_adapters_that_extend_one_another(tmp_path):
     (tmp_path / "b" / "adapter.yaml").write_text("extends: a\n")
     with pytest.raises(AdapterError, match="leads back"):
         load_adapter(tmp_path / "a")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a distribution with entry points for adapters on `sys.path`, and returns the folder of its modules."""
+    loaded = set(sys.modules)
+
+    def put(distribution: str, **points: str) -> Path:
+        site = tmp_path / f"site_{distribution}"
+        info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in points.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        monkeypatch.syspath_prepend(str(site))
+        invalidate_caches()
+        return site
+
+    yield put
+    for name in set(sys.modules) - loaded:
+        if name.startswith("brought_"):
+            del sys.modules[name]
+
+
+def test_installed_packages_bring_adapters(install):
+    site = install("hospital-adapters", north="brought_north", south="brought_all.south", plain="brought_plain.reader")
+    write(site / "brought_north", "")  # a folder without __init__.py will do
+    write(site / "brought_all" / "south", "systems: {urn:south: SOUTH}\n")
+    for folder in (site / "brought_all", site / "brought_all" / "south"):
+        (folder / "__init__.py").touch()
+    write(site / "brought_plain", "")
+    (site / "brought_plain" / "reader.py").write_text("raise RuntimeError('nothing of it is executed')")
+    assert {"north", "south", "plain", "fhir_r4"} <= set(adapter_names())
+    assert adapter_packages()["south"] == "hospital-adapters"
+    assert adapter_packages()["fhir_r4"] == "ehr_tl"
+    assert adapter_folder("north") == site / "brought_north"
+    assert adapter_folder("plain") == site / "brought_plain"
+    assert load_adapter("south").manifest.systems["urn:south"] == "SOUTH"
+
+
+def test_an_adapter_may_extend_one_that_is_installed(install, tmp_path):
+    write(install("hospital-adapters", north="brought_north") / "brought_north", "systems: {urn:north: NORTH}\n")
+    folder = write(tmp_path / "mine", "")
+    (folder / "adapter.yaml").write_text("name: mine\ntitle: Mine\nextends: north\n")
+    assert load_adapter(folder).manifest.systems["urn:north"] == "NORTH"
+
+
+def test_a_shipped_name_wins(install):
+    write(install("impostor", fhir_r4="brought_fake") / "brought_fake", "")
+    assert adapter_folder("fhir_r4") == bundled("adapters") / "fhir_r4"
+    assert adapter_packages()["fhir_r4"] == "ehr_tl"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("brought_absent", "there is no module brought_absent"),
+        ("brought_absent.inner", "importing brought_absent.inner fails with ModuleNotFoundError"),
+        ("brought_faulty.inner", "importing brought_faulty.inner fails with ZeroDivisionError"),
+        ("brought_empty", r"beside brought_empty lies no adapter\.yaml"),
+        ("no module!", "importing no module! fails"),
+    ],
+)
+def test_a_broken_entry_point_names_its_package(install, value, why):
+    site = install("broken-adapters", north=value)
+    for name, text in (("brought_faulty", "1 / 0"), ("brought_empty", "")):
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text(text)
+    with pytest.raises(AdapterError, match=f"The package broken-adapters should bring the adapter north, but {why}"):
+        load_adapter("north")
+    assert load_adapter("fhir_r4")
+
+
+def test_two_packages_with_one_name(install):
+    for package in ("first-adapters", "second-adapters"):
+        write(install(package, north="brought_north") / "brought_north", "")
+    with pytest.raises(AdapterError, match="adapter north: first-adapters, second-adapters"):
+        load_adapter("north")

@@ -141,3 +141,26 @@ def test_a_map_to_dispositions_counts_where_dispositions_are_read(converted, fhi
     )
     assert "DISCHARGE//exp" in found.codes_of("Encounter/e1")
     assert found.codes_of("Condition/c1") == ["SNOMED//419099009"]
+
+
+def test_every_coding_of_an_answer_is_kept(converted, fhir):
+    loinc, snomed = "http://loinc.org", "http://snomed.info/sct"
+    question = {"coding": [{"system": loinc, "code": "72166-2"}, {"system": "urn:ours", "code": "SMOKE"}]}
+    answer = {"coding": [{"system": loinc, "code": "LA18976-3"}, {"system": snomed, "code": "449868002"}]}
+    found = converted(fhir.mary, fhir.observation(code=question, valueCodeableConcept=answer))
+    (event,) = found.of("Observation/o1")
+    names = {event["code"], *event["other_codes"]}
+    assert {"LOINC//72166-2//LOINC//LA18976-3", "LOINC//72166-2//SNOMED//449868002"} <= names
+    parents = dict(found.events.codes.select("code", "parent_codes").iter_rows())
+    assert parents["LOINC//72166-2//LOINC//LA18976-3"] == ["LOINC//72166-2"]
+
+
+def test_a_text_counts_where_all_codings_say_nothing(converted, fhir):
+    silent = {"system": "http://terminology.hl7.org/CodeSystem/v3-NullFlavor", "code": "UNK", "display": "unknown"}
+    found = converted(fhir.mary, fhir.condition(code={"coding": [silent], "text": "Sore knee"}))
+    assert found.codes_of("Condition/c1") == ["TEXT//Sore knee"]
+
+
+def test_a_line_break_in_a_code_is_a_space(converted, fhir):
+    found = converted(fhir.mary, fhir.condition(code={"coding": [{"system": "urn:ours", "code": "A\nB"}]}))
+    assert found.codes_of("Condition/c1")[0].endswith("//A B")

@@ -58,3 +58,19 @@ def test_a_manifest_is_believed_where_its_records_agree(converted, tmp_path, cli
     assert (export.transaction_time is not None) == believed
     assert export.end == (datetime.fromisoformat(said[:-1]) if believed else export.latest_event)
     assert ("these count" in caplog.text) != believed
+
+
+@pytest.mark.parametrize("vague", ["2020-11", "2020"])
+def test_a_month_or_a_year_does_not_tell_when_an_export_ends(converted, fhir, clinic, vague):
+    """Its last moment is when it can be known at the latest, and may lie far ahead."""
+    dated = fhir.condition(subject={"reference": "Patient/p1"}, recordedDate=vague)
+    found = converted(*clinic, dated)
+    assert found.events.export.latest_event.date() == datetime(2020, 4, 1).date()
+    assert found.of("Condition/c1")[0]["time"].date() > datetime(2020, 10, 1).date()
+
+
+@pytest.mark.parametrize("told", ["2020-02", "2020"])
+def test_a_death_known_to_the_month_or_year_has_no_time(converted, fhir, told):
+    found = converted({**fhir.mary, "deceasedDateTime": told}, fhir.observation())
+    (death,) = [event for event in found.of("Patient/mary") if event["code"] == "MEDS_DEATH"]
+    assert death["time"] is None

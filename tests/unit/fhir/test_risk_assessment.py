@@ -73,7 +73,7 @@ def test_the_prediction_says_what_was_scored(scores, reasons):
     assert prediction["relativeRisk"] == 8.0
     assert prediction["whenPeriod"] == {"start": "2026-11-01T00:00:00Z", "end": "2027-11-01T00:00:00Z"}
     assert prediction["rationale"] == (
-        "Risk 40.0% (refitted models: 20.0 to 80.0%; average 5.0%), raised most by: CKD (2020-01-01); Age 91."
+        "Risk 40% (range between models 20% to 80%; average 5.0%), raised most by: CKD (2020-01-01); Age 91."
     )
     assert first["basis"] == [{"reference": "Observation/y"}]
     assert "basis" not in third
