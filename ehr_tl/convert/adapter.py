@@ -107,6 +107,7 @@ class Manifest:
             does (E-codes after the fourth), `icd9_procedure` after the second.
         no_code: System -> codes that say that there is no code ("*": all).
         nothing_known: System -> codes that say that nothing is known or present; such a resource gives no event.
+        denials: System -> codes of answers that deny what is asked: "Pneumonia: absent" is no pneumonia.
         events: View -> rule.
         joins: Names of the views that others are joined with.
         plausible: Bounds of what is believed.
@@ -127,6 +128,7 @@ class Manifest:
     forms: dict[str, str] = field(default_factory=dict)
     no_code: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nothing_known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    denials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joins: Joins = Joins()
     plausible: Plausible = Plausible()
     recognise: tuple[str, ...] = ()

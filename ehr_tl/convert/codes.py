@@ -37,6 +37,7 @@ class Concept:
         others: Further codes of the same fact: other codings, what a mapped code was mapped from.
         counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
         nothing_known: The concept says that nothing is known or present.
+        denies: As an answer it denies its question.
         uses: Number of events.
     """
 
@@ -45,6 +46,7 @@ class Concept:
     others: tuple[str, ...]
     counts: tuple[tuple[str, str], ...]
     nothing_known: bool = False
+    denies: bool = False
     uses: int = field(default=0)
 
 
@@ -71,6 +73,7 @@ class Codes:
         for concept_map in adapter.concept_maps:
             for key, target in _targets(concept_map):
                 self._maps.setdefault(key, target)
+        self._denials = {system: set(codes) for system, codes in manifest.denials.items()}
         self._apart = {rule.prefix for rule in manifest.events.values() if rule.apart}
         self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
         self._descriptions: dict[str, str] = {}
@@ -104,7 +107,7 @@ class Codes:
         return self._concepts.setdefault((code,), Concept(code, None, (), ()))
 
     def answered(self, question: Concept, answer: Concept) -> Concept:
-        """The concept of a question with a coded answer; the question is its parent."""
+        """The concept of a question with a coded answer. The question is its parent, unless the answer denies it."""
         pair = (question, answer)
         if pair not in self._answered:
             mapped = question.source or answer.source
@@ -112,11 +115,13 @@ class Codes:
             described = [self._descriptions[one.code] for one in pair if one.code in self._descriptions]
             self._describe(code, ": ".join(described))
             others = [f"{question.code}//{other}" for other in answer.others]
-            self._above.update(dict.fromkeys([code, *others], question.code))
+            if not answer.denies or question.code.startswith("LOINC//"):  # LOINC names tests: they were done
+                self._above.update(dict.fromkeys([code, *others], question.code))
+                others += question.others
             self._answered[pair] = Concept(
                 code,
                 f"{question.source or question.code}//{answer.source or answer.code}" if mapped else None,
-                (*question.others, *others),
+                tuple(others),
                 question.counts + answer.counts,
                 question.nothing_known,
             )
@@ -174,7 +179,8 @@ class Codes:
         candidates = sorted(candidates, key=lambda candidate: candidate.rank)
         code, *others = dict.fromkeys(self._named(candidate, prefix) for candidate in candidates)
         nothing_known = any(_listed(self._nothing, system, code) for system, code, _ in codings)
-        return Concept(code, candidates[0].source, tuple(others), (candidates[0].count,), nothing_known)
+        denies = any(_listed(self._denials, system, code) for system, code, _ in codings)
+        return Concept(code, candidates[0].source, tuple(others), (candidates[0].count,), nothing_known, denies)
 
     def _named(self, candidate: _Candidate, prefix: str | None) -> str:
         """The code that a candidate gives an event; what it stands for is remembered."""
@@ -250,8 +256,9 @@ def _shorter(code: str) -> str | None:
 
 
 def _sound(coding: Coding) -> Coding:
-    """A coding whose parts are text; JSON may hold anything."""
+    """A coding whose parts are text (JSON may hold anything), its system without the version of a canonical URL."""
     system, code, display = (part if isinstance(part, str) else None for part in coding)
+    system = system.partition("|")[0] if system else system
     return system, " ".join(code.split()) if code else None, display
 
 

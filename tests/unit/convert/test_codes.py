@@ -116,7 +116,7 @@ def test_an_allergy_is_not_the_drug(converted, fhir):
     }
     found = converted(fhir.mary, allergy)
     assert found.codes_of("AllergyIntolerance/a") == ["ALLERGY//RxNorm//7980"]
-    assert table(found)["ALLERGY//RxNorm//7980"]["parent_codes"] == ["RxNorm//7980"]
+    assert table(found)["ALLERGY//RxNorm//7980"]["parent_codes"] == []
 
 
 def test_every_code_and_every_parent_is_in_the_table(converted, fhir):
@@ -164,3 +164,27 @@ def test_a_text_counts_where_all_codings_say_nothing(converted, fhir):
 def test_a_line_break_in_a_code_is_a_space(converted, fhir):
     found = converted(fhir.mary, fhir.condition(code={"coding": [{"system": "urn:ours", "code": "A\nB"}]}))
     assert found.codes_of("Condition/c1")[0].endswith("//A B")
+
+
+def test_an_answer_that_denies_its_question_does_not_count_for_it(converted, fhir):
+    """Pneumonia, absent, is no pneumonia; of a question with two names neither."""
+    snomed = "http://snomed.info/sct"
+    asked = {"coding": [{"system": snomed, "code": "233604007"}, {"system": "urn:ours", "code": "PNEU"}]}
+    absent, present = ({"coding": [{"system": snomed, "code": code}]} for code in ("2667000", "52101004"))
+    found = converted(
+        fhir.mary,
+        fhir.observation("no", code=asked, valueCodeableConcept=absent),
+        fhir.observation("yes", code=asked, valueCodeableConcept=present),
+    )
+    names = {}
+    for key in ("no", "yes"):
+        (event,) = found.of(f"Observation/{key}")
+        names[key] = set(found.events.hierarchy.above(event["code"], *(event["other_codes"] or [])))
+    assert "SNOMED//233604007" in names["yes"] and "ours//PNEU" in {name.replace("urn:", "") for name in names["yes"]}
+    assert names["no"] == {"SNOMED//233604007//SNOMED//2667000"}
+
+
+def test_the_version_of_a_canonical_system_is_no_name(converted, fhir):
+    codes = [{"system": f"urn:ours:{name}|1.0", "code": "q1"} for name in ("phq9", "gad7")]
+    found = converted(fhir.mary, *(fhir.condition(f"c{n}", code={"coding": [c]}) for n, c in enumerate(codes)))
+    assert found.codes_of("Condition/c0") == ["phq9//q1"] and found.codes_of("Condition/c1") == ["gad7//q1"]
