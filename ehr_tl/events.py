@@ -13,6 +13,7 @@ import polars as pl
 from ehr_tl.concepts import Hierarchy
 from ehr_tl.errors import RunError
 from ehr_tl.files import read_json
+from ehr_tl.schema import BIRTH, DEATH
 
 #: Records that ended longer before a date than this say too little of the patients' state on that day.
 STALE = timedelta(days=366)
@@ -30,6 +31,7 @@ class ExportInfo:
         transaction_time: When the export was made, where it says so.
         latest_event: The latest event (birth and static facts excepted).
         index_from: The adapter's earliest honest prediction time, if it declares one.
+        history_from: Before this, how much is on record depends on what came later: no model looks there.
         patients: Number of subjects.
     """
 
@@ -40,6 +42,7 @@ class ExportInfo:
     transaction_time: datetime | None = None
     latest_event: datetime | None = None
     index_from: datetime | None = None
+    history_from: datetime | None = None
     patients: int = 0
 
     @property
@@ -52,7 +55,7 @@ class ExportInfo:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ExportInfo:
-        times = ("transaction_time", "latest_event", "index_from")
+        times = ("transaction_time", "latest_event", "index_from", "history_from")
         return cls(**{k: datetime.fromisoformat(v) if k in times and v else v for k, v in value.items()})
 
 
@@ -78,6 +81,14 @@ class Events:
     def scan(self) -> pl.LazyFrame:
         """All events, lazily; columns and order as in `schema.EVENTS`."""
         return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")), glob=False)
+
+    def history(self) -> pl.LazyFrame:
+        """The events that models may look at: like `scan`, without those from before `export.history_from`."""
+        start = self.export.history_from
+        if start is None:
+            return self.scan()
+        kept = pl.col("time").is_null() | (pl.col("time") >= start) | pl.col("code").is_in([BIRTH, DEATH])
+        return self.scan().filter(kept)
 
     @cached_property
     def codes(self) -> pl.DataFrame:

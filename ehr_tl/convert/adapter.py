@@ -101,6 +101,7 @@ class Manifest:
         notice: Attribution or warning for every page made from it.
         dates_shifted: Each patient's dates were moved by an amount of their own.
         index_from: Earliest honest prediction time, as "end - 3285 days".
+        history_from: Before this, how much is on record depends on what came later; models do not look there.
         systems: URL of a standard code system -> its short name. Of several codings the first system here wins.
         local_systems: The same for systems that others do not know; they come after all standard ones.
         forms: Short name -> how its codes are written: `icd` puts the dot after the third character, `icd9` as ICD-9-CM
@@ -124,6 +125,7 @@ class Manifest:
     notice: str = ""
     dates_shifted: bool = False
     index_from: str | None = None
+    history_from: str | None = None
     local_systems: dict[str, str] = field(default_factory=dict)
     forms: dict[str, str] = field(default_factory=dict)
     no_code: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -157,7 +159,11 @@ class Adapter:
 
     def index_from(self, end: datetime | None) -> datetime | None:
         """The earliest honest prediction time in an export that ends at `end`."""
-        return _index_from(self.manifest.index_from, end) if end else None
+        return _before(self.manifest.index_from, end) if end else None
+
+    def history_from(self, end: datetime | None) -> datetime | None:
+        """The beginning of what models may look at in an export that ends at `end`."""
+        return _before(self.manifest.history_from, end) if end else None
 
 
 def load_adapter(name: str | Path) -> Adapter:
@@ -355,10 +361,10 @@ def _date(text: str, where: str) -> datetime:
         raise AdapterError(f"{where}: {text!r} is no date", expected="YYYY-MM-DD") from None
 
 
-def _index_from(rule: str | None, end: datetime) -> datetime | None:
+def _before(rule: str | None, end: datetime) -> datetime | None:
     """Reads "end - 3285 days" or a date."""
     if rule is None:
         return None
     if found := re.fullmatch(r"end\s*-\s*(\d+)\s*days?", rule):
         return end - timedelta(days=int(found[1]))
-    return _date(rule, "index_from")
+    return _date(rule, "index_from or history_from")

@@ -51,8 +51,9 @@ def evaluate(
 
     Returns:
         JSON without NaN: `chosen`, `held_out` (counts), `enough`, `capacity`, `models` (estimates and curves by name),
-        `thresholds` and `treat_all` of the net benefit, `differences`, `subgroups`. An estimate has `value`, `lower`
-        and `upper` (95%, resampling subjects); what cannot be stated is null with a `reason`.
+        `thresholds` and `treat_all` of the net benefit, `abstained`, `current` (mean risks), `differences`,
+        `subgroups`. An estimate has `value`, `lower` and `upper` (95%, resampling subjects); what cannot be stated is
+        null with a `reason`.
     """
     wide, names = _aligned(scores, labelled, comparison)
     labels, subjects = wide["label"].to_numpy(), wide["subject_id"].to_numpy()
@@ -75,6 +76,7 @@ def evaluate(
         "thresholds": [number(t) for t in at],
         "treat_all": curves.treat_all(labels, at),
         "abstained": _abstained(scores, wide, chosen),
+        "current": _current(scores),
         "differences": [
             {"first": first, "second": second, **{name: boot.difference(first, second, name) for name in COMPARED}}
             for first, second in PAIRS
@@ -151,6 +153,18 @@ def _capacity(scores: pl.DataFrame, wide: pl.DataFrame, patients: int) -> dict[s
     share = min(1.0, patients / of)
     listed = round(share * wide.height)
     return {"patients": min(patients, of), "of": of, "current": current > 0, "share": share, "held_out_rows": listed}
+
+
+def _current(scores: pl.DataFrame) -> dict[str, float] | None:
+    """Mean risk of the current and of the held-out rows that got a score; None without current ones.
+
+    They are the same people's, or their likes', at different times. Far apart, they say that the records changed.
+    """
+    answered = scores.filter(pl.col("chosen") & ~pl.col("abstained"))
+    means = dict(answered.group_by("split").agg(pl.mean("risk")).iter_rows())
+    if schema.CURRENT_SPLIT not in means:
+        return None
+    return {"mean_risk": number(means[schema.CURRENT_SPLIT]), "mean_risk_held_out": number(means[schema.HELD_OUT])}
 
 
 def _abstained(scores: pl.DataFrame, wide: pl.DataFrame, chosen: str) -> dict[str, Any]:

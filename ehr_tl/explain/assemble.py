@@ -94,7 +94,7 @@ def _names(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
 def _last_events(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
     """Per row and code the last event that was known."""
     wanted = parts.filter(pl.col("kind").is_in(["event", "feature"])).select(*_KEY, "code", "kind").unique()
-    scan = events.scan().with_columns(concept=concept())
+    scan = events.history().with_columns(concept=concept())
     family = _called(wanted["code"].unique(), scan, events.hierarchy)
     known = (
         scan.filter(pl.col("time").is_not_null())

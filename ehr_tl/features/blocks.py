@@ -55,7 +55,7 @@ def _block(events: Events, rows: pl.DataFrame, numbers: pl.DataFrame, book: Code
     concepts = book.concepts.to_frame().with_row_index("number")
     first, last = numbers["subject_id"][0], numbers["subject_id"][-1]
     facts = (
-        events.scan()
+        events.history()
         .filter(pl.col("subject_id").is_between(first, last))
         .join(numbers.lazy(), on="subject_id", maintain_order="left")
         .with_columns(concept=concept())

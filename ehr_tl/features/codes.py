@@ -50,7 +50,7 @@ class CodeBook:
 def code_book(events: Events) -> CodeBook:
     """Reads the concepts of `events` and what lies above them."""
     used = (
-        events.scan()
+        events.history()
         .filter(~pl.col("code").is_in([BIRTH, DEATH]))
         .group_by("code", pl.col("unit").fill_null(""), concept=concept())
         .agg(measured=pl.col("numeric_value").is_finite().any())

@@ -17,6 +17,9 @@ MODELS = {
 }
 
 
+#: By what factor the mean risk of current patients may differ from that of people whose outcome is known.
+_DRIFT = 3.0
+
 #: How far apart the ends of observed / expected may lie for a firm word on it, upper to lower.
 _FIRM = 2.0
 
@@ -107,8 +110,8 @@ def answer(inputs: ReportInputs) -> list[str]:
         people = metrics["enough"]["subjects_with_outcome"]
         caution = f"Only {counted(people, 'person', 'people')} in this export had the outcome. Below "
         caution += f"{metrics['enough']['needed']}, no figure here is firm: take the list as a demonstration."
-        return [_listed(inputs), caution, _past(inputs)]
-    return [_listed(inputs), _past(inputs), _ranked(metrics), _calibrated(metrics)]
+        return [_listed(inputs), _drifted(metrics), caution, _past(inputs)]
+    return [_listed(inputs), _drifted(metrics), _past(inputs), _ranked(metrics), _calibrated(metrics)]
 
 
 def _listed(inputs: ReportInputs) -> str:
@@ -128,6 +131,21 @@ def _listed(inputs: ReportInputs) -> str:
     words += f"The {top.height} highest have {span}; the median of all is {percent(scored['risk'].median())}."
     silent = current.height - scored.height
     return words + (f" No score is given for {counted(silent, 'patient')}; the worklist says why." if silent else "")
+
+
+def _drifted(metrics: dict[str, Any]) -> str:
+    """Whether the current patients' risks are of another kind than those that could be checked."""
+    current = metrics.get("current")
+    if not current or not current["mean_risk_held_out"]:
+        return ""
+    times = current["mean_risk"] / current["mean_risk_held_out"]
+    if 1 / _DRIFT < times < _DRIFT:
+        return ""
+    return (
+        f"Take care: the risks of the current patients are {percent(current['mean_risk'])} on average, those of the "
+        f"people with a known outcome were {percent(current['mean_risk_held_out'])}. Either the patients have changed "
+        "or the records have; what follows was found on the latter and may not hold for the former."
+    )
 
 
 def _past(inputs: ReportInputs) -> str:

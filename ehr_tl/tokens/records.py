@@ -136,7 +136,7 @@ def read_records(events: Events, rows: pl.DataFrame | None = None, slot_hours: f
         slot_hours: Width of a slot. It is given, never read off the records: later events would change earlier slots.
     """
     columns = ["subject_id", "time", "code", "numeric_value", "unit", "resource_id"]
-    frame = events.scan().select(*columns, concept=concept())
+    frame = events.history().select(*columns, concept=concept())
     if rows is not None:
         last = rows.lazy().group_by("subject_id").agg(until=pl.col("prediction_time").max())
         frame = frame.join(last, on="subject_id").filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("until")))

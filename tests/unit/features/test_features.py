@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from ehr_tl import features
+from ehr_tl.events import Events
 from ehr_tl.features import blocks
 
 START = datetime(2020, 1, 1)
@@ -183,3 +184,23 @@ def test_a_death_that_nobody_dated_is_no_feature(write_events):
     facts = [(1, now, "A"), (1, None, "GENDER//male"), (1, None, "MEDS_DEATH")]
     rows = pl.DataFrame({"subject_id": [1], "prediction_time": [now]})
     assert "MEDS_DEATH" not in features.build(write_events(facts), rows, (30,)).columns["code"]
+
+
+def test_models_do_not_look_before_the_history_that_an_adapter_declares(write_events):
+    """A generator that keeps more of the past of those who will die would tell who will."""
+    from dataclasses import replace
+
+    from ehr_tl.files import write_json
+    from ehr_tl.tokens.records import read_records
+
+    now, start = datetime(2024, 1, 1), datetime(2020, 1, 1)
+    facts = [(1, datetime(1960, 1, 1), "MEDS_BIRTH"), (1, start - timedelta(days=1), "OLD"), (1, start, "NEW")]
+    events = write_events(facts)
+    info = replace(events.export, history_from=start)
+    write_json(events.folder / "metadata" / "export.json", info.to_json())
+    rows = pl.DataFrame({"subject_id": [1], "prediction_time": [now]})
+    cut = Events(events.folder)
+    codes = set(features.build(cut, rows, (30,)).columns["code"])
+    assert "NEW" in codes and "AGE" in codes and "OLD" not in codes
+    assert set(read_records(cut, rows).codes) == {"AGE", "NEW"}
+    assert cut.scan().collect().height == 3

@@ -124,6 +124,13 @@ def test_the_reasons_for_leaving_something_out_are_told_with_their_meaning(resul
     assert "nothing says when it was known" in words and "the text is not JSON" in words
 
 
+@pytest.mark.parametrize(("current", "warned"), [(0.011, False), (0.114, True), (0.001, True)])
+def test_says_when_the_current_patients_are_of_another_kind(results, tmp_path, current, warned):
+    metrics = {**results.metrics, "current": {"mean_risk": current, "mean_risk_held_out": 0.008}}
+    words = text_of(rendered(tmp_path, replace(results, metrics=metrics)))
+    assert ("Either the patients have changed or the records have" in words) == warned
+
+
 def test_shifted_dates_leave_nobody_current(results, tmp_path):
     past = results.scores.filter(pl.col("split") == schema.HELD_OUT)
     shifted = replace(results, scores=past, export=replace(results.export, dates_shifted=True))
