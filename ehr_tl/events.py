@@ -32,6 +32,7 @@ class ExportInfo:
         latest_event: The latest event (birth and static facts excepted).
         index_from: The adapter's earliest honest prediction time, if it declares one.
         history_from: Before this, how much is on record depends on what came later: no model looks there.
+        lasting: Types of resources that models look at whatever their age.
         patients: Number of subjects.
     """
 
@@ -43,6 +44,7 @@ class ExportInfo:
     latest_event: datetime | None = None
     index_from: datetime | None = None
     history_from: datetime | None = None
+    lasting: tuple[str, ...] = ()
     patients: int = 0
 
     @property
@@ -83,12 +85,15 @@ class Events:
         return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")), glob=False)
 
     def history(self) -> pl.LazyFrame:
-        """The events that models may look at: like `scan`, without those from before `export.history_from`."""
-        start = self.export.history_from
+        """The events that models may look at: like `scan`, without those from before `export.history_from`.
+
+        Of what is older only resources of the types in `export.lasting` stay.
+        """
+        start, lasting = self.export.history_from, list(self.export.lasting)
         if start is None:
             return self.scan()
         kept = pl.col("time").is_null() | (pl.col("time") >= start) | pl.col("code").is_in([BIRTH, DEATH])
-        return self.scan().filter(kept)
+        return self.scan().filter(kept | pl.col("resource_id").str.extract(r"^(\w+)/").is_in(lasting))
 
     @cached_property
     def codes(self) -> pl.DataFrame:

@@ -102,6 +102,7 @@ class Manifest:
         dates_shifted: Each patient's dates were moved by an amount of their own.
         index_from: Earliest honest prediction time, as "end - 3285 days".
         history_from: Before this, how much is on record depends on what came later; models do not look there.
+        lasting: Types of resources that they look at all the same, whatever their age.
         systems: URL of a standard code system -> its short name. Of several codings the first system here wins.
         local_systems: The same for systems that others do not know; they come after all standard ones.
         forms: Short name -> how its codes are written: `icd` puts the dot after the third character, `icd9` as ICD-9-CM
@@ -126,6 +127,7 @@ class Manifest:
     dates_shifted: bool = False
     index_from: str | None = None
     history_from: str | None = None
+    lasting: tuple[str, ...] = ()
     local_systems: dict[str, str] = field(default_factory=dict)
     forms: dict[str, str] = field(default_factory=dict)
     no_code: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -177,6 +177,7 @@ class _Conversion:
             latest_event=latest,
             index_from=self.adapter.index_from(made or latest),
             history_from=self.adapter.history_from(made or latest),
+            lasting=manifest.lasting,
             patients=len(set(self.index.subjects.values())),
         )
         write_json(metadata / "export.json", info.to_json())

@@ -195,12 +195,15 @@ def test_models_do_not_look_before_the_history_that_an_adapter_declares(write_ev
 
     now, start = datetime(2024, 1, 1), datetime(2020, 1, 1)
     facts = [(1, datetime(1960, 1, 1), "MEDS_BIRTH"), (1, start - timedelta(days=1), "OLD"), (1, start, "NEW")]
-    events = write_events(facts)
-    info = replace(events.export, history_from=start)
+    events = write_events([*facts, (1, start - timedelta(days=9), "LASTING")])
+    shard = events.folder / "data" / "0.parquet"
+    kind = pl.when(pl.col("code") == "LASTING").then(pl.lit("Condition/c")).otherwise(pl.lit("Observation/o"))
+    pl.read_parquet(shard).with_columns(resource_id=kind).write_parquet(shard)
+    info = replace(events.export, history_from=start, lasting=("Condition",))
     write_json(events.folder / "metadata" / "export.json", info.to_json())
     rows = pl.DataFrame({"subject_id": [1], "prediction_time": [now]})
     cut = Events(events.folder)
     codes = set(features.build(cut, rows, (30,)).columns["code"])
-    assert "NEW" in codes and "AGE" in codes and "OLD" not in codes
-    assert set(read_records(cut, rows).codes) == {"AGE", "NEW"}
-    assert cut.scan().collect().height == 3
+    assert {"NEW", "AGE", "LASTING"} <= codes and "OLD" not in codes
+    assert set(read_records(cut, rows).codes) == {"AGE", "NEW", "LASTING"}
+    assert cut.scan().collect().height == 4
