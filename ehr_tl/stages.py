@@ -89,7 +89,7 @@ class Stage:
 def convert(job: Job) -> dict[str, Any]:
     from ehr_tl.convert import convert as convert_export
 
-    events = convert_export(job.export, job.adapter, job.folder / "events")
+    events = convert_export(job.export, job.adapter, job.folder / "events", threads=job.threads)
     kinds = events.coverage["resources"].values()
     return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}
 

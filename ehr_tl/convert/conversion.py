@@ -35,7 +35,12 @@ _WORTH_SHARING = 4 << 20
 
 
 def convert(
-    export: str | Path | Export, adapter: str | Path | Adapter, out: str | Path, threads: int | None = None
+    export: str | Path | Export,
+    adapter: str | Path | Adapter,
+    out: str | Path,
+    *,
+    threads: int | None = None,
+    keep_quarantined: bool = False,
 ) -> Events:
     """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
 
@@ -71,7 +76,8 @@ def convert(
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
-        _Conversion(export, adapter, folder, allowed(threads) if export.size > _WORTH_SHARING else 1).run()
+        workers = allowed(threads) if export.size > _WORTH_SHARING else 1
+        _Conversion(export, adapter, folder, workers).run(keep_quarantined)
     return Events(out)
 
 
@@ -83,9 +89,9 @@ class _Conversion:
         self.coverage, self.glossary = Coverage(), Glossary()
         self.days: Days = {}
 
-    def run(self) -> None:
+    def run(self, keep_quarantined: bool) -> None:
         links, repeated = self._gather()
-        task = Convert(self.adapter, links, repeated)
+        task = Convert(self.adapter, links, repeated, keep_quarantined)
         self.index = task.index
         self.shards = Shards(self.folder, len(self.index.links.subjects))
         drugs: set[str] = set()
@@ -133,6 +139,7 @@ class _Conversion:
             "events": self.shards.events,
             "codes": self.glossary.counts(),
             "ignored_files": list(self.export.ignored),
+            "patients_sharing_an_identifier": self.index.shared,
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())

@@ -33,10 +33,12 @@ class Coverage:
     Attributes:
         types: Type -> what became of its resources.
         quarantine: Lines of `quarantine.ndjson`.
+        keep: They hold what was set aside: the resource, or the text where it is none.
     """
 
     types: dict[str, Fates] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
+    keep: bool = False
 
     def used(self, kind: str) -> None:
         fates = self._of(kind)
@@ -53,6 +55,8 @@ class Coverage:
         fates.read += 1
         fates.set_aside[reason] += 1
         line = {"file": read.file, "line": read.line, "resource_id": resource_id, "reason": reason}
+        if self.keep:
+            line |= {"text": read.text.decode(errors="replace")} if read.text else {"resource": read.resource}
         self.quarantine.append(line)
 
     def fault(self, kind: str, reason: str) -> None:
@@ -106,4 +110,6 @@ def coverage_text(coverage: dict[str, Any]) -> str:
         ]
         lines.append(f"{name:{width}}  {counts['read']:9,}  {counts['used']:9,}  {'; '.join(reasons)}".rstrip())
     lines.append(f"Events: {coverage['events']:,}")
+    if shared := coverage["patients_sharing_an_identifier"]:
+        lines.append(f"{shared:,} patients have an identifier that another has, too. They are kept apart.")
     return "\n".join(lines)

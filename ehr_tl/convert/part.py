@@ -50,10 +50,11 @@ class Convert:
         adapter: Whose views and rules make events of resources.
         links: What the first pass found.
         repeated: The places of resources that do not count, since there are newer versions or earlier copies of them.
+        keep: What is set aside is kept in full.
     """
 
-    def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places]):
-        self.adapter, self.links, self.repeated = adapter, links, repeated
+    def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places], keep: bool = False):
+        self.adapter, self.links, self.repeated, self.keep = adapter, links, repeated, keep
         codes = Codes(adapter)
         self.index = Index(adapter, codes, links)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
@@ -63,11 +64,11 @@ class Convert:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Compiled views stay where they are; a worker compiles its own."""
-        return Convert, (self.adapter, self.links, self.repeated)
+        return Convert, (self.adapter, self.links, self.repeated, self.keep)
 
     def __call__(self, piece: Piece) -> Part:
         repeated = self.repeated.get((piece.file, piece.number), _NOWHERE)
-        coverage, drugs = Coverage(), set[str]()
+        coverage, drugs = Coverage(keep=self.keep), set[str]()
         events: list[Event] = []
         for place, read in enumerate(piece.reads()):
             self._read(read, place in repeated, events, coverage, drugs)

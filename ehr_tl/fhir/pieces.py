@@ -27,6 +27,7 @@ class Read(NamedTuple):
         line: Line of NDJSON, or number of the Bundle's entry, from 1.
         full_url: The Bundle entry's `fullUrl`.
         fault: A key of `export.FAULTS`.
+        text: With a fault, what could not be decoded, where it was read.
     """
 
     resource: Any
@@ -35,6 +36,7 @@ class Read(NamedTuple):
     line: int
     full_url: str | None = None
     fault: str | None = None
+    text: bytes | None = None
 
 
 class Piece(NamedTuple):
@@ -73,14 +75,14 @@ class Piece(NamedTuple):
                 value = decode(text)
             except ValueError:
                 if text and not text.isspace():
-                    yield _fault("not_json", file, line)
+                    yield _fault("not_json", file, line, text)
                 continue
             url = urls[line - self.first] if urls else None
             if value.__class__ is not dict:
-                yield _read(value, file, line, url)
+                yield _read(value, file, line, url, text)
                 continue
             for resource, full_url in _resources(value, url):
-                yield _read(resource, file, line, full_url)
+                yield _read(resource, file, line, full_url, text)
         if self.fault:
             yield _fault(self.fault, file, self.first + len(self.texts))
 
@@ -177,12 +179,12 @@ def _resources(value: Any, full_url: str | None) -> Iterator[tuple[Any, str | No
         yield from _resources(resource, url)
 
 
-def _read(resource: Any, file: str, line: int, full_url: str | None) -> Read:
+def _read(resource: Any, file: str, line: int, full_url: str | None, text: bytes) -> Read:
     kind = resource.get("resourceType") if resource.__class__ is dict else getattr(resource, "resourceType", None)
     if kind.__class__ is str and _TYPE.fullmatch(kind):
         return Read(resource, kind, file, line, full_url)
-    return _fault("not_a_resource", file, line)
+    return _fault("not_a_resource", file, line, text)
 
 
-def _fault(reason: str, file: str, line: int) -> Read:
-    return Read(None, "?", file, line, None, reason)
+def _fault(reason: str, file: str, line: int, text: bytes | None = None) -> Read:
+    return Read(None, "?", file, line, None, reason, text)
