@@ -20,6 +20,7 @@ from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, se
 from ehr_tl.convert.index import DRUG, Links
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
+from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
@@ -138,6 +139,7 @@ class _Conversion:
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
             "codes": self.glossary.counts(),
+            "units": count_changes(self.folder / "data"),
             "ignored_files": list(self.export.ignored),
             "patients_sharing_an_identifier": self.index.shared,
         }
