@@ -249,8 +249,9 @@ def count_changes(data: Path) -> dict[str, dict[str, int]]:
     events = pl.scan_parquet(sorted(data.glob("*.parquet")), glob=False)
     changed = events.filter(pl.col("source_value").is_not_null() | pl.col("value_flag").is_not_null())
     groups = changed.group_by("code", "source_unit", "unit", "value_flag").len().collect()
+    listed = {scale.unit for scale in _table().scales.values()}
     counts: dict[str, Counter[str]] = {}
     for code, written, unit, flag, number in groups.iter_rows():
-        what = flag or f"{nameless(written)} -> {nameless(unit)}"
+        what = flag or " -> ".join(each if each in listed else nameless(each) for each in (written, unit))
         counts.setdefault(_WORDS.sub("TEXT", code), Counter())[what] += number
     return {code: dict(sorted(counts[code].items())) for code in sorted(counts)}
