@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import folder, named
+from ehr_tl.cli.arguments import ConceptMaps, folder, named
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +21,12 @@ def convert(
     export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
     adapter: Annotated[str, typer.Option(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     out: Annotated[Path, typer.Option(parser=folder, metavar="EVENTS", help="Events folder to write.")],
+    concept_map: ConceptMaps = None,
 ) -> None:
     """From a FHIR export to events: a MEDS 0.4 dataset with coverage and quarantine."""
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
 
-    events = convert_export(export, adapter, out)
+    events = convert_export(export, adapter, out, concept_map or ())
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pyarrow.parquet as pq
 import ehr_tl
 from ehr_tl import schema
 from ehr_tl.convert.adapter import Adapter, load_adapter
-from ehr_tl.convert.codes import Codes
+from ehr_tl.convert.codes import Codes, Concept, Glossary
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.index import DRUG, PATIENT, Index
+from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
@@ -27,7 +29,12 @@ from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 
 
-def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str | Path) -> Events:
+def convert(
+    export: str | Path | Export,
+    adapter: str | Path | Adapter,
+    out: str | Path,
+    concept_maps: Sequence[str | Path] = (),
+) -> Events:
     """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs), then everything.
@@ -37,13 +44,15 @@ def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str
         export: A folder, zip or file, or an opened export.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
         out: Events folder to write; an older one is replaced, whole or not at all.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
+            adapter's own.
 
     Returns:
         The events folder, opened.
 
     Raises:
         ExportError: The export cannot be read or holds no patient.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events.
     """
     out = Path(out)
@@ -54,7 +63,7 @@ def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str
             fix="name another folder",
         )
     export = export if isinstance(export, Export) else open_export(export)
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter, concept_maps)
     export.check_outside(out)
     refuse_other_versions(export)
     with whole(out) as folder:
@@ -78,6 +87,8 @@ class _Conversion:
             view = adapter.views[name]
             self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, self.codes))
         self.seen: dict[str, set[int]] = defaultdict(set)
+        self.uses: Counter[Concept] = Counter()
+        self.said = Terminology()  # by the export itself
 
     def run(self) -> None:
         with bar("Events", sum(file.size for file in self.export.files)) as progress:
@@ -106,6 +117,9 @@ class _Conversion:
                 self.coverage.set_aside(read, "repeated", resource_id)
                 return
             ids.add(mark)
+        if read.type in TERMINOLOGIES:
+            self._read_terminology(read, resource_id)
+            return
         if reason := self._not_read(read.type, key):
             self.coverage.unused(read.type, reason)
             return
@@ -118,10 +132,19 @@ class _Conversion:
         else:
             if events:
                 self.index.referenced |= self.index.named
+                self.uses.update(event.concept for event in events)
                 self.shards.add(events)
                 self.coverage.used(read.type)
             else:
                 self.coverage.unused(read.type, reason or "no_rows")
+
+    def _read_terminology(self, read: Read, resource_id: str | None) -> None:
+        try:
+            self.said.read(read.resource, self.adapter.naming)
+        except TerminologyFault:
+            self.coverage.set_aside(read, "does_not_fit", resource_id)
+        else:
+            self.coverage.used(read.type)
 
     def _not_read(self, kind: str, key: str | None) -> str | None:
         """Why the views are not asked at all."""
@@ -157,12 +180,18 @@ class _Conversion:
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        pq.write_table(meds.CodeMetadataSchema.align(self.codes.table().to_arrow()), metadata / "codes.parquet")
+        glossary, terminology = Glossary(), Terminology()
+        glossary.add(self.uses.items())
+        for said in (self.adapter.terminology, self.said):
+            terminology.add(said)
+        codes = glossary.table(terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(codes), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
-            "codes": self.codes.counts(),
+            "codes": glossary.counts(),
+            **({"concept_maps": asked} if (asked := glossary.concept_maps()) else {}),
             "ignored_files": list(self.export.ignored),
         }
         write_json(metadata / "coverage.json", coverage)

@@ -42,8 +42,6 @@ class Shards:
         self.events = 0
 
     def add(self, events: list[Event]) -> None:
-        for event in events:
-            event.concept.uses += 1
         self._buffer += events
         if len(self._buffer) >= _BUFFER:
             self._flush()
