@@ -12,6 +12,9 @@ ICD9Proc      shorter codes                                                     
 ATC           shorter codes: substance, three levels of groups, anatomical group how the codes are made
 ============  =================================================================  =====================================
 
+Blocks and chapters have systems of their own (`ICD10CM_BLOCK//E08-E13`, `ICD10CM_CHAPTER//4`): a pattern for codes,
+such as `^ICD10CM//E08`, must not find E13 by the name of the block that both are in.
+
 A code that a table does not have (of another year, or a country's own) lies below the code that is shorter by one
 character, and so on up to one that the table has. CCSR has one category here for each code, its first; AHRQ counts some
 codes in several. For drugs in RxNorm, SNOMED and the like no table is free: their classes come with a hospital's own
@@ -29,37 +32,34 @@ from functools import cache, lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from xml.etree import ElementTree
-
-#: Whose codes grow by a character with every level.
-_BY_PREFIX = ("ICD10CM", "ICD10", "ICD10GM", "ICD10AM", "ICD9CM", "ICD9Proc")
 
 _ICD9 = re.compile(r"(\d{3}|V\d\d)(\.\d{1,2})?|E\d{3}(\.\d)?")
 _ATC = re.compile(r"[A-Z](\d\d([A-Z]([A-Z](\d\d)?)?)?)?")
 
 #: Chapters of ICD-9-CM (CDC), which have no table of their titles in English; V and E codes are the last two.
-_ICD9_CHAPTERS = (
-    "Infectious and parasitic diseases",
-    "Neoplasms",
-    "Endocrine, nutritional and metabolic diseases, and immunity disorders",
-    "Diseases of the blood and blood-forming organs",
-    "Mental disorders",
-    "Diseases of the nervous system and sense organs",
-    "Diseases of the circulatory system",
-    "Diseases of the respiratory system",
-    "Diseases of the digestive system",
-    "Diseases of the genitourinary system",
-    "Complications of pregnancy, childbirth, and the puerperium",
-    "Diseases of the skin and subcutaneous tissue",
-    "Diseases of the musculoskeletal system and connective tissue",
-    "Congenital anomalies",
-    "Certain conditions originating in the perinatal period",
-    "Symptoms, signs, and ill-defined conditions",
-    "Injury and poisoning",
-    "Factors influencing health status and contact with health services",
-    "External causes of injury and poisoning",
-)
+_ICD9_CHAPTERS = {
+    "1": "Infectious and parasitic diseases",
+    "2": "Neoplasms",
+    "3": "Endocrine, nutritional and metabolic diseases, and immunity disorders",
+    "4": "Diseases of the blood and blood-forming organs",
+    "5": "Mental disorders",
+    "6": "Diseases of the nervous system and sense organs",
+    "7": "Diseases of the circulatory system",
+    "8": "Diseases of the respiratory system",
+    "9": "Diseases of the digestive system",
+    "10": "Diseases of the genitourinary system",
+    "11": "Complications of pregnancy, childbirth, and the puerperium",
+    "12": "Diseases of the skin and subcutaneous tissue",
+    "13": "Diseases of the musculoskeletal system and connective tissue",
+    "14": "Congenital anomalies",
+    "15": "Certain conditions originating in the perinatal period",
+    "16": "Symptoms, signs, and ill-defined conditions",
+    "17": "Injury and poisoning",
+    "18": "Factors influencing health status and contact with health services",
+    "19": "External causes of injury and poisoning",
+}
 
 #: What the letters of a CCSR category stand for (AHRQ, user guide of the CCSR for ICD-10-CM diagnoses).
 _CCSR_BODY_SYSTEMS = {
@@ -106,7 +106,7 @@ def look_up(code: str) -> Entry:
         >>> look_up("ATC//A10BA02").parents, look_up("ICD9CM//250.00").parents
         (('ATC//A10BA',), ('ICD9CM//250.0', 'CCS//49'))
         >>> look_up("ICD10//E11")
-        Entry(parents=('ICD10//E10-E14',), description='Type 2 diabetes mellitus')
+        Entry(parents=('ICD10_BLOCK//E10-E14',), description='Type 2 diabetes mellitus')
         >>> look_up("VISIT_REASON//ICD10//E11")
         Entry(parents=(), description=None)
     """
@@ -131,33 +131,44 @@ class _Item(NamedTuple):
     sevenths: dict[str, str]
 
 
+_SEVENTH = len("S52.501A")
+
+
 def _icd10cm(code: str) -> Entry:
     items, group = _tabular(), _ccsr().map(code)
     groups = (f"CCSR//{group}",) if group else ()
-    if item := items.get(code):
-        return Entry((*_names("ICD10CM", item.parent), *groups), item.title)
-    base = code[:-1].rstrip("X").rstrip(".") if len(code) == len("S52.501A") else code[:-1].rstrip(".")
-    if item := items.get(base):
-        seventh = item.sevenths.get(code[-1:]) if len(code) == len("S52.501A") else None
-        return Entry((f"ICD10CM//{base}", *groups), f"{item.title}, {seventh}" if seventh else None)
+    if item := items.get(f"ICD10CM//{code}"):
+        return Entry((*_only(item.parent), *groups), item.title)
+    seventh = code[-1] if len(code) == _SEVENTH else ""
+    base = code[:-1].rstrip("X").rstrip(".") if seventh else code[:-1].rstrip(".")
+    if item := items.get(f"ICD10CM//{base}"):
+        meaning = item.sevenths.get(seventh)
+        return Entry((f"ICD10CM//{base}", *groups), f"{item.title}, {meaning}" if meaning else None)
     return Entry((*_shorter("ICD10CM", code), *groups))
+
+
+def _icd10cm_group(system: str) -> Callable[[str], Entry]:
+    def find(code: str) -> Entry:
+        item = _tabular().get(f"{system}//{code}")
+        return Entry(_only(item.parent), item.title) if item else _UNKNOWN
+
+    return find
 
 
 @cache
 def _tabular() -> dict[str, _Item]:
-    """CDC's tabular list: categories and their subdivisions, blocks, and chapters as `CH04`.
+    """CDC's tabular list: chapters, blocks, categories and their subdivisions.
 
     It is read as simple_icd_10_cm has it. The library itself takes 1.4 s and 180 MiB to import, for notes and rules
-    that nobody asks for here; reading the list takes 0.3 s and 20 MiB.
+    that nobody asks for here; reading the list takes 0.3 s and 15 MiB.
     """
     (file,) = Path(*find_spec("simple_icd_10_cm").submodule_search_locations).glob("data/*.xml")
     items: dict[str, _Item] = {}
     open_items: list[_Open] = []
     for event, element in ElementTree.iterparse(file, ("start", "end")):
-        if element.tag in ("chapter", "section", "diag"):
+        if element.tag in _Open.systems:
             if event == "start":
-                over = open_items[-1] if open_items else None
-                open_items.append(_Open(element.tag, element.get("id"), over))
+                open_items.append(_Open(element.tag, element.get("id"), open_items[-1] if open_items else None))
             else:
                 open_items.pop()
                 element.clear()
@@ -169,27 +180,33 @@ def _tabular() -> dict[str, _Item]:
 class _Open:
     """An item of the tabular list that is being read."""
 
+    systems: ClassVar = {"chapter": "ICD10CM_CHAPTER", "section": "ICD10CM_BLOCK", "diag": "ICD10CM"}
+
     def __init__(self, tag: str, name: str | None, over: _Open | None):
-        self.chapter, self.name, self.over = tag == "chapter", name, over
+        self.system, self.name, self.over = self.systems[tag], name, over
         self.sevenths: dict[str, str] = over.sevenths if over else {}
 
     def take(self, element: ElementTree.Element, items: dict[str, _Item]) -> None:
-        """Notes an element; titles come before what lies below."""
+        """Notes an element; an item's own come before the items below it."""
         text = element.text or ""
         if element.tag == "name" and self.name is None:
-            self.name = f"CH{int(text):02}" if self.chapter else text
+            self.name = text
         elif element.tag == "desc" and self.name:
-            items[self.name] = _Item(self._above(), text, self.sevenths)
-        elif element.tag == "sevenChrDef" and self.name:
+            items[self.code] = _Item(self._above(), text, self.sevenths)
+        elif element.tag == "sevenChrDef" and self.code in items:
             self.sevenths = {each.get("char", ""): each.text or "" for each in element.iter("extension")}
-            items[self.name] = items[self.name]._replace(sevenths=self.sevenths)
+            items[self.code] = items[self.code]._replace(sevenths=self.sevenths)
+
+    @property
+    def code(self) -> str:
+        return f"{self.system}//{self.name}"
 
     def _above(self) -> str | None:
-        """The item that holds this one. A block of a single category, which has its name, is that category."""
+        """The item that holds this one. A block of a single category says no more than the category: it is left out."""
         over = self.over
         while over and over.name == self.name:
             over = over.over
-        return over.name if over else None
+        return over.code if over else None
 
 
 @cache
@@ -209,21 +226,42 @@ def _ccsr_category(code: str) -> Entry:
 
 @cache
 def _chapters() -> dict[str, str]:
-    """WHO's chapters: Roman number -> name here, as `CH04`."""
+    """WHO's chapters: Arabic number -> Roman."""
     import simple_icd_10
 
     chapters = [each for each in simple_icd_10.get_all_codes() if simple_icd_10.is_chapter(each)]
-    return {roman: f"CH{number:02}" for number, roman in enumerate(chapters, start=1)}
+    return {str(number): roman for number, roman in enumerate(chapters, start=1)}
 
 
 def _icd10(code: str) -> Entry:
     import simple_icd_10
 
-    named = {name: roman for roman, name in _chapters().items()}.get(code, code)
-    if not simple_icd_10.is_valid_item(named):
+    if not simple_icd_10.is_category_or_subcategory(code):
         return Entry(_shorter("ICD10", code))
-    above = simple_icd_10.get_parent(named)
-    return Entry(_names("ICD10", _chapters().get(above, above)), simple_icd_10.get_description(named))
+    return Entry(_who_parent(code), simple_icd_10.get_description(code))
+
+
+def _icd10_block(code: str) -> Entry:
+    import simple_icd_10
+
+    return Entry(_who_parent(code), simple_icd_10.get_description(code)) if simple_icd_10.is_block(code) else _UNKNOWN
+
+
+def _icd10_chapter(code: str) -> Entry:
+    import simple_icd_10
+
+    roman = _chapters().get(code)
+    return Entry((), simple_icd_10.get_description(roman)) if roman else _UNKNOWN
+
+
+def _who_parent(code: str) -> tuple[str, ...]:
+    import simple_icd_10
+
+    parent = simple_icd_10.get_parent(code)
+    if simple_icd_10.is_block(parent):
+        return (f"ICD10_BLOCK//{parent}",)
+    arabic = {roman: number for number, roman in _chapters().items()}.get(parent)
+    return (f"ICD10_CHAPTER//{arabic}" if arabic else f"ICD10//{parent}",)
 
 
 def _modification(system: str) -> Callable[[str], Entry]:
@@ -243,14 +281,11 @@ def _modification(system: str) -> Callable[[str], Entry]:
 
 
 def _icd9cm(code: str) -> Entry:
-    if found := re.fullmatch(r"CH(\d\d)", code):
-        number = int(found[1])
-        return Entry((), _ICD9_CHAPTERS[number - 1] if 0 < number <= len(_ICD9_CHAPTERS) else None)
     if not _ICD9.fullmatch(code):
         return Entry(_shorter("ICD9CM", code))
     chapters, groups = _icd9_mappers()
-    number, group = int(chapters.map(code) or 0), groups.map(code)
-    chapter = (f"ICD9CM//CH{number:02}",) if "." not in code and 0 < number <= len(_ICD9_CHAPTERS) else ()
+    number, group = chapters.map(code), groups.map(code)
+    chapter = (f"ICD9CM_CHAPTER//{number}",) if "." not in code and number in _ICD9_CHAPTERS else ()
     above = (*_shorter("ICD9CM", code), *chapter, *((f"CCS//{group}",) if group else ()))
     return Entry(above, _icd9_titles().get(code.replace(".", "")))
 
@@ -285,16 +320,21 @@ def _atc(code: str) -> Entry:
     return Entry((f"ATC//{code[: -2 if len(code) in (3, 7) else -1]}",))
 
 
-def _names(system: str, code: str | None) -> tuple[str, ...]:
-    return (f"{system}//{code}",) if code else ()
+def _only(code: str | None) -> tuple[str, ...]:
+    return (code,) if code else ()
 
 
 _FINDERS: dict[str, Callable[[str], Entry]] = {
     "ICD10CM": _icd10cm,
+    "ICD10CM_BLOCK": _icd10cm_group("ICD10CM_BLOCK"),
+    "ICD10CM_CHAPTER": _icd10cm_group("ICD10CM_CHAPTER"),
     "ICD10": _icd10,
+    "ICD10_BLOCK": _icd10_block,
+    "ICD10_CHAPTER": _icd10_chapter,
     "ICD10GM": _modification("ICD10GM"),
     "ICD10AM": _modification("ICD10AM"),
     "ICD9CM": _icd9cm,
+    "ICD9CM_CHAPTER": lambda code: Entry((), _ICD9_CHAPTERS.get(code)),
     "ICD9Proc": lambda code: Entry(_shorter("ICD9Proc", code)),
     "CCSR": _ccsr_category,
     "CCS": lambda code: Entry((), _ccs_titles().get(code)),

@@ -86,7 +86,8 @@ class Terminology:
             over = naming.name(url, _code(parent, at)) if parent and nested else None
             self._enter(code, over, _text(concept, "display", at))
             for place, stated in enumerate(_objects(concept, "property", at)):
-                kind, place_at = stated.get("code"), f"{at}property[{place}]."
+                place_at = f"{at}property[{place}]."
+                kind = _text(stated, "code", place_at)
                 if kind not in above and kind not in below:
                     continue
                 other = _text(stated, "valueCode", place_at)
@@ -104,7 +105,7 @@ class Terminology:
         if not name:
             raise TerminologyFault("name, url and id are absent: what is the group called?")
         group = f"{VALUE_SET}//{name}"
-        members = list(_expanded(resource) if "expansion" in resource else _composed(resource))
+        members = list(_expanded(resource)) or list(_composed(resource))
         for system, concept, at in members:
             self._enter(naming.name(system, _code(concept, at)), group, _text(concept, "display", at))
         if members:
