@@ -91,7 +91,8 @@ class Stage:
 def convert(job: Job) -> dict[str, Any]:
     from ehr_tl.convert import convert as convert_export
 
-    events = convert_export(job.export, job.adapter, job.folder / "events", job.concept_maps)
+    out = job.folder / "events"
+    events = convert_export(job.export, job.adapter, out, job.concept_maps, threads=job.threads)
     kinds = events.coverage["resources"].values()
     return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}
 

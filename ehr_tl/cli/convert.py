@@ -22,11 +22,16 @@ def convert(
     adapter: Annotated[str, typer.Option(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     out: Annotated[Path, typer.Option(parser=folder, metavar="EVENTS", help="Events folder to write.")],
     concept_map: ConceptMaps = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processors to use; default: all.")] = None,
+    keep_quarantined: Annotated[
+        bool, typer.Option("--keep-quarantined", help="Keep what is set aside, in full: patients' data.")
+    ] = False,
 ) -> None:
     """From a FHIR export to events: a MEDS 0.4 dataset with coverage and quarantine."""
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
 
-    events = convert_export(export, adapter, out, concept_map or ())
+    maps = concept_map or ()
+    events = convert_export(export, adapter, out, maps, threads=threads, keep_quarantined=keep_quarantined)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")
