@@ -194,7 +194,7 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
         AdapterError: The adapter is wrong.
     """
     export = export if isinstance(export, Export) else open_export(export)
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter)
     refuse_other_versions(export)
     types, systems, elements = Counter(), Counter(), Counter()
     looked = _Sample(adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, se
 from ehr_tl.convert.index import DRUG, Links
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
+from ehr_tl.convert.terminology import Terminology
 from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
@@ -39,6 +41,7 @@ def convert(
     export: str | Path | Export,
     adapter: str | Path | Adapter,
     out: str | Path,
+    concept_maps: Sequence[str | Path] = (),
     *,
     threads: int | None = None,
     keep_quarantined: bool = False,
@@ -53,6 +56,8 @@ def convert(
         export: A folder, zip or file, or an opened export.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
         out: Events folder to write; an older one is replaced, whole or not at all.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
+            adapter's own.
         threads: Processes to share the work; None: one for each processor. A small export is read by one.
 
     Returns:
@@ -60,7 +65,7 @@ def convert(
 
     Raises:
         ExportError: The export cannot be read or holds no patient.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events.
     """
     out = Path(out)
@@ -71,7 +76,7 @@ def convert(
             fix="name another folder",
         )
     export = export if isinstance(export, Export) else open_export(export)
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter, concept_maps)
     export.check_outside(out)
     refuse_other_versions(export)
     with whole(out) as folder:
@@ -87,7 +92,8 @@ class _Conversion:
 
     def __init__(self, export: Export, adapter: Adapter, folder: Path, workers: int):
         self.export, self.adapter, self.folder, self.workers = export, adapter, folder, workers
-        self.coverage, self.glossary = Coverage(), Glossary()
+        self.coverage, self.glossary, self.terminology = Coverage(), Glossary(), Terminology()
+        self.terminology.add(adapter.terminology)
         self.days: Days = {}
 
     def run(self, keep_quarantined: bool) -> None:
@@ -103,6 +109,7 @@ class _Conversion:
             for part in work(task, self.export.pieces(), self.workers):
                 self.shards.add(part.events)
                 self.glossary.add(part.concepts)
+                self.terminology.add(part.terminology)
                 self.coverage.add(part.coverage)
                 add_days(self.days, part.days)
                 drugs |= part.drugs
@@ -133,13 +140,15 @@ class _Conversion:
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        pq.write_table(meds.CodeMetadataSchema.align(self.glossary.table().to_arrow()), metadata / "codes.parquet")
+        codes = self.glossary.table(self.terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(codes), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
             "codes": self.glossary.counts(),
             "units": count_changes(self.folder / "data"),
+            "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(self.export.ignored),
             "patients_sharing_an_identifier": self.index.shared,
         }
