@@ -46,15 +46,19 @@ def issues(outcome: dict[str, Any]) -> Iterator[Issue]:
 
 
 def plain(text: Any) -> str:
-    """A server's text in one short line, without what looks like a token.
+    """A server's text in one line, without what looks like a token.
 
     Examples:
         >>> plain("Not\\nso: Bearer abc.def ghi")
         'Not so: Bearer ... ghi'
     """
     line = " ".join(str(text).split())
-    line = _JWT.sub("...", _BEARER.sub(r"\1 ...", "".join(each for each in line if each.isprintable())))
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    return _JWT.sub("...", _BEARER.sub(r"\1 ...", "".join(each for each in line if each.isprintable())))
+
+
+def short(text: str) -> str:
+    """As much of a server's text as is shown. Secrets come out before: half of one would be found no more."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def unsigned(url: str | httpx.URL) -> str:
@@ -71,12 +75,13 @@ def refusal(step: str, url: str, response: httpx.Response, mask: Callable[[str],
         response: What came.
         mask: Takes secrets out of a text of the server.
     """
-    said = mask(_said(response))
+    told = short(mask(said(response)))
     problem = f"{unsigned(url)}, asked for {step}, answers with {response.status_code} {response.reason_phrase}"
-    return FetchError(problem + (f" and says: {said}" if said else ""), fix=_fix(step, response.status_code))
+    return FetchError(problem + (f" and says: {told}" if told else ""), fix=_fix(step, response.status_code))
 
 
-def _said(response: httpx.Response) -> str:
+def said(response: httpx.Response) -> str:
+    """What an OperationOutcome or an OAuth error says; nothing for anything else."""
     try:
         body = response.json()
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 
 from ehr_tl.errors import FetchError
 from ehr_tl.fetch.access import Access
-from ehr_tl.fetch.answers import CLEAN_UP, FILE, KICK_OFF, SIGN_IN, STATUS, refusal, unsigned
+from ehr_tl.fetch.answers import CLEAN_UP, FILE, KICK_OFF, SIGN_IN, STATUS, refusal, said, short, unsigned
 
 log = logging.getLogger("ehr_tl")
 
@@ -44,6 +45,7 @@ class Client(cfs.FhirClient):
             smart_jwks=access.keys,
         )
         self._url, self._access = url, access
+        self._signing_in = asyncio.Lock()
         self._shown: set[str] = set()  # tokens that servers have seen, and may quote
 
     async def __aenter__(self) -> Client:
@@ -120,7 +122,7 @@ class Client(cfs.FhirClient):
                 request_callback=request_callback,
                 retry_callback=wait,
             )
-        except (cfs.RequestError, ValueError) as error:
+        except (cfs.RequestError, httpx.InvalidURL, ValueError) as error:
             told = self._explain(error, step, path)
             if error_callback:
                 error_callback(told)
@@ -128,11 +130,19 @@ class Client(cfs.FhirClient):
         if step == KICK_OFF and response.status_code == 202 and "Content-Location" not in response.headers:
             raise FetchError(f"{unsigned(path)} does not say where the export's state is told (no Content-Location)")
         if step == STATUS and response.status_code == 200:
-            _check_manifest(response)
+            self._check_manifest(response)
         if not stream:
             for name in set(response.headers) - _HEADERS:
                 del response.headers[name]
         return response
+
+    async def _reauthorize(self) -> dict[str, str]:
+        """Overridden. Of several requests whose token has run out one asks for a new: it may end the one before."""
+        old = self._auth.sign_headers()
+        async with self._signing_in:
+            if self._auth.sign_headers() == old:
+                return await super()._reauthorize()
+        return self._auth.sign_headers()
 
     def _explain(self, error: Exception, step: str, url: str) -> FetchError:
         if isinstance(error, cfs.AuthError):
@@ -141,7 +151,7 @@ class Client(cfs.FhirClient):
         response = getattr(error, "response", None)
         if response is not None:
             return refusal(step, url, response, self._mask)
-        if isinstance(error, cfs.NetworkError):
+        if isinstance(error, (cfs.NetworkError, httpx.InvalidURL)):
             return _unreachable(url, error.__cause__ or error)
         if isinstance(error, cfs.AuthError):
             return FetchError(
@@ -149,6 +159,23 @@ class Client(cfs.FhirClient):
                 fix="give --client-id and --key, or --bearer-token-file",
             )
         return FetchError(f"{unsigned(url)}, asked for {step}, gives an answer that is no JSON")
+
+    def _check_manifest(self, response: httpx.Response) -> None:
+        """Sees to it that what smart-fetch will read is there to read."""
+        try:
+            manifest = response.json()
+        except ValueError:
+            manifest = None
+        manifest = manifest if isinstance(manifest, dict) else {}
+        lists = [manifest.get("output"), *(manifest.get(name, []) for name in ("error", "deleted", "link"))]
+        if not all(isinstance(each, list) and all(isinstance(entry, dict) for entry in each) for each in lists):
+            told = short(self._mask(said(response)))
+            raise FetchError(
+                f"{unsigned(response.url)} answers with something else than a manifest"
+                + (f" and says: {told}" if told else ""),
+                expected="JSON with the list output (FHIR Bulk Data)",
+                fix="ask those who run the server",
+            )
 
     def _remember(self) -> None:
         self._shown.add(self._auth.sign_headers().get("Authorization", "").removeprefix("Bearer "))
@@ -164,22 +191,6 @@ def _step(method: str, headers: dict[str, Any], stream: bool) -> str:
     if method == "DELETE":
         return CLEAN_UP
     return FILE if stream else KICK_OFF if "Prefer" in headers else STATUS
-
-
-def _check_manifest(response: httpx.Response) -> None:
-    """Sees to it that what smart-fetch will read is there to read."""
-    try:
-        manifest = response.json()
-    except ValueError:
-        manifest = None
-    names = ("output", "error", "deleted", "link")
-    given = [manifest.get(name, []) for name in names] if isinstance(manifest, dict) else [None]
-    if not all(isinstance(each, list) and all(isinstance(entry, dict) for entry in each) for each in given):
-        raise FetchError(
-            f"{unsigned(response.url)} answers with something else than a manifest",
-            expected="JSON with the lists output, error and deleted (FHIR Bulk Data)",
-            fix="ask those who run the server",
-        )
 
 
 def _unreachable(url: str, error: BaseException) -> FetchError:

@@ -31,7 +31,7 @@ class Fetched:
         transaction_time: What the server knew at this time is in it (naive UTC); None where it does not say.
         resources: Type -> number.
         files: Number of files with resources.
-        deleted: Number of Bundles that name deleted resources.
+        deleted: Number of resources that the server says are no more.
         told: What the server told of the export -> how often.
     """
 
@@ -53,8 +53,8 @@ class Fetched:
         lines.append(f"Holds    {sum(self.resources.values()):,} resources in {self.files:,} files")
         lines += [f"  {kind:<{width}}  {count:>12,}" for kind, count in self.resources.items()]
         if self.deleted:
-            lines.append(f"Deleted  {self.deleted:,} Bundles below {self.folder / 'deleted'} name resources to drop")
-        lines += [f"Told     {text} ({count:,} times)" for text, count in self.told.items()]
+            lines.append(f"Deleted  {self.deleted:,} resources on the server: see {self.folder / 'deleted'}")
+        lines += [f"Told     {_times(text, count)}" for text, count in self.told.items()]
         return "\n".join(lines)
 
 
@@ -101,7 +101,8 @@ def fetch(
     except ImportError:
         raise FetchError("smart-fetch is not installed", fix="pip install 'ehr_tl[fetch]'") from None
     from ehr_tl.fetch.access import Access
-    from ehr_tl.fetch.exporter import export, problems
+    from ehr_tl.fetch.content import deletions, problems
+    from ehr_tl.fetch.exporter import discreet, export
 
     request = Request.of(url, group, patient, types, since)
     access = Access.of(client_id, key, token_url, bearer_token)
@@ -112,13 +113,14 @@ def fetch(
     with locked(folder):
         record = Unfinished(folder, request)
         if read_manifest(folder) is None:
-            _run(export(request, access, folder, record))
+            with discreet():
+                _run(export(request, access, folder, record))
         manifest = read_manifest(folder) or {}
         told = problems(folder, manifest)
         if not accept_errors:
             _refuse_errors(told)
         record.end()
-    return _fetched(folder, manifest, {str(issue): count for issue, count in told.most_common()})
+    return _fetched(folder, manifest, deletions(folder, manifest), told)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -137,14 +139,20 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 def _refuse_errors(told: Counter[Any]) -> None:
     errors = {issue: count for issue, count in told.most_common() if issue.severity in ("fatal", "error")}
     if errors:
-        shown = "; ".join(f"{issue} ({count:,} times)" for issue, count in list(errors.items())[:5])
+        shown = "; ".join(_times(str(issue), count) for issue, count in list(errors.items())[:5])
         raise FetchError(
             f"The server met with errors, so that its export may lack records: {shown}",
             fix="ask those who run the server, or run the same command with --accept-errors: all files are here",
         )
 
 
-def _fetched(folder: Path, manifest: dict[str, Any], told: dict[str, int]) -> Fetched:
+def _times(text: str, count: int) -> str:
+    from ehr_tl.fetch.answers import short
+
+    return short(text) + (f" ({count:,} times)" if count > 1 else "")
+
+
+def _fetched(folder: Path, manifest: dict[str, Any], deleted: int, told: Counter[Any]) -> Fetched:
     resources: Counter[str] = Counter()
     for entry in manifest["output"]:
         resources[entry["type"]] += entry["count"]
@@ -154,6 +162,6 @@ def _fetched(folder: Path, manifest: dict[str, Any], told: dict[str, int]) -> Fe
         parse_time(str(manifest["transactionTime"]), UTC, end_of=False),
         dict(sorted(resources.items())),
         len(manifest["output"]),
-        sum(entry["count"] for entry in manifest["deleted"]),
-        told,
+        deleted,
+        {str(issue): count for issue, count in told.most_common()},
     )

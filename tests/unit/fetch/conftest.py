@@ -51,7 +51,7 @@ class BulkServer:
         out_of_turn: Path -> answers that are given before the usual one, one at each request.
         pending: How many times the state is told as 202.
         secure: Whether a token is asked for.
-        uses: How often a token is good; then it has run out.
+        uses: How often a token is good; then, and when the next is given, it has run out.
         discoverable: Whether the token endpoint is named.
         file_token: The manifest's `requiresAccessToken`.
         counted: Whether the manifest tells counts.
@@ -162,8 +162,8 @@ class BulkServer:
             return Answer(400, {"error": "invalid_client", "error_description": f"Not good: {assertion}"})
         self._seen.add(claims["jti"])
         self.scopes.append(form["scope"])
-        token = f"opaque-{len(self._left)}-secret"
-        self._left[token] = self.uses
+        token = f"opaque-{len(self.scopes)}-secret"
+        self._left = {token: self.uses}  # an older one is good no more
         self.secrets.append(token)
         return Answer(body={"access_token": token, "token_type": "bearer", "expires_in": 300})
 
