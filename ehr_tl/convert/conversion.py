@@ -21,8 +21,7 @@ from ehr_tl.convert.index import DRUG, PATIENT, Index
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export, Read, open_export
-from ehr_tl.fhir.versions import refuse_other_versions
+from ehr_tl.fhir.export import Export, Read
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 
@@ -53,10 +52,9 @@ def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str
             expected="a new or empty folder, or an older events folder",
             fix="name another folder",
         )
-    export = export if isinstance(export, Export) else open_export(export)
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    export = adapter.opened(export)
     export.check_outside(out)
-    refuse_other_versions(export)
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
@@ -164,6 +162,7 @@ class _Conversion:
             "events": self.shards.events,
             "codes": self.codes.counts(),
             "ignored_files": list(self.export.ignored),
+            **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())
@@ -224,7 +223,8 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
             f"{export.path} holds no FHIR resource: nothing in its files (the first is {export.files[0].name}) is JSON "
             "with a resourceType",
             expected="FHIR R4 as NDJSON or JSON Bundles",
-            fix="export as FHIR R4 JSON; files of other formats cannot be read, whatever their name",
+            fix="export as FHIR R4 JSON; tables (CSV, Parquet) are read with the adapters omop, meds and spreadsheet, "
+            "files of other formats cannot be read, whatever their name",
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
     return ExportError(

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,9 +33,12 @@ FAULTS = {
     "too_large": "one line or document of more than 512 MiB",
     "truncated_file": "a packed file ends too early; what came before was read",
     "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
+    "bad_row": "a row of a table with more or fewer fields than its header, or a quotation mark that nothing closes",
+    "bad_encoding": "a row of a table that is not in its file's encoding",
 }
 
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
@@ -87,6 +90,14 @@ class ExportFile:
         first, *rest = PurePosixPath(self.name).name.split(".")
         return first if _TYPE.fullmatch(first) and any(part.lower() == "ndjson" for part in rest) else None
 
+    def content(self) -> AbstractContextManager[Iterator[bytes]]:
+        """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
+        return _content(self)
+
+    def stream(self) -> AbstractContextManager[BinaryIO]:
+        """Its bytes as they are."""
+        return _open(self)
+
 
 @dataclass(frozen=True)
 class Export:
@@ -97,12 +108,18 @@ class Export:
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
+        tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
+        absent: Tables that the adapter could have read, as it calls them.
+        unused: Columns of tables that it reads nothing from, with their file.
     """
 
     path: Path
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
+    tables: tuple[ExportFile, ...] = ()
+    absent: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.
@@ -152,19 +169,26 @@ def open_export(path: str | Path) -> Export:
             expected="a folder or zip of FHIR R4 files",
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
-    files, ignored, times = [], [], []
+    files, tables, ignored, times = [], [], [], []
     for file in sorted(_walk(path), key=lambda file: file.name):
         name = PurePosixPath(file.name).name
         if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
             ignored.append(file.name)
+            if _is_table(file):
+                tables.append(file)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
             times += manifest
         else:
             files.append(file)
-    if not any(file.size for file in files):
+    if not any(file.size for file in (*files, *tables)):
         raise _nothing(path, files, ignored)
-    return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+    return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
+
+
+def _is_table(file: ExportFile) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
+    return file.size is not None and not hidden and _TABLE.search(file.name) is not None
 
 
 def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:
