@@ -84,7 +84,8 @@ extends: {extends}
 #  {system}: LAB
 
 # What follows is what {parent} says of tables. Change the names of files and columns to yours. What you leave as it
-# is, or delete, stays as it is there; null takes a table or an element away.
+# is, or delete, stays as it is there; null takes a table or an element away. examples/first/in holds such tables of
+# invented patients: change them likewise.
 #
 {tables}"""
 

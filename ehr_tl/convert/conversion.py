@@ -27,7 +27,7 @@ from ehr_tl.progress import bar, log
 
 
 def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str | Path) -> Events:
-    """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
+    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs), then everything.
     Memory grows with those, with the number of resource ids, and with one shard of events.

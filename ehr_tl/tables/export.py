@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import compress
 from pathlib import PurePosixPath
 from typing import Any
 
 from ehr_tl.errors import ExportError
 from ehr_tl.fhir.blocks import Unreadable
 from ehr_tl.fhir.export import Export, ExportFile, Read
-from ehr_tl.tables.rows import Form, batches, read_form
+from ehr_tl.tables.rows import Batch, Form, batches, read_form
 from ehr_tl.tables.spec import LookUp, Source, Table
 from ehr_tl.tables.template import Find, Header, Template
+from ehr_tl.tables.values import text
 
 #: The resource type without which there is nobody to say anything about.
 PATIENT = "Patient"
@@ -59,7 +61,7 @@ class TableExport(Export):
         table = self.sources[file.table]
         if types is not None and table.resource not in types:
             return iter(())
-        reads = self._rows(file, table, self._finders(), table.resource)
+        reads = self._rows(file, table, self._finders() if _joins(table) else {}, table.resource)
         if table.once:
             reads = _once(reads)
         return reads if types is None else (read for read in reads if read.resource is not None)
@@ -71,24 +73,32 @@ class TableExport(Export):
         find: Mapping[str, Find],
         resource: str | None,
         only: tuple[str, ...] | None = None,
+        asked: tuple[str, set[str]] | None = None,
     ) -> Iterator[Read]:
+        """Yields the rows of a file's parts.
+
+        Args:
+            only: The elements that are wanted; default: all.
+            asked: A column, and those of its values whose rows are wanted; default: all rows.
+        """
         for part, how in file.parts:
             if how is None:
                 yield Read(None, "?", part.name, 1, None, "unreadable_file")
                 continue
             template = Template(source, find, how.decimal, resource, only)
-            used, rows = template.bind(Header(how.header, part.name))
+            header = Header(how.header, part.name)
+            used, rows = template.bind(header)
             if not used:  # columns that may be absent, and are
                 continue
             for batch in batches(part, how, used):
+                if asked:
+                    batch = _asked(batch, used.index(header.place(asked[0])), asked[1])
                 for line, made in zip(batch.lines, rows(batch.columns)):
                     yield Read(made, resource or "", part.name, line)
                 for line, fault in batch.faults:
                     yield Read(None, "?", part.name, line, None, fault)
 
     def _finders(self) -> dict[str, Find]:
-        if not self.look_ups:
-            return {}
         return {name: _finder(look_up, self._looked_up[name][0]) for name, look_up in self.look_ups.items()}
 
     @cached_property
@@ -97,11 +107,8 @@ class TableExport(Export):
         asked: dict[str, set[str]] = {name: set() for name in self.look_ups}
         for file in self.files:
             source = self.sources.get(file.table)
-            if source is None:
-                continue
-            joins = tuple(path for path in source.elements if source.element(path).look_up)
-            if joins:
-                collect = {name: _collector(keys) for name, keys in asked.items()}
+            if source is not None and (joins := _joins(source)):
+                collect = {name: keys.add for name, keys in asked.items()}
                 for _ in self._rows(file, source, collect, None, joins):
                     pass
         found: dict[str, tuple[dict[str, Any], list[Read]]] = {name: ({}, []) for name in self.look_ups}
@@ -116,11 +123,24 @@ class TableExport(Export):
     ) -> None:
         """Keeps the rows whose key is asked for; of two with one key the first."""
         keyed = _keyed(look_up)
-        for read in self._rows(file, keyed, {}, None):
+        for read in self._rows(file, keyed, {}, None, asked=(look_up.key, asked)):
             if read.resource is None:
                 faults.append(read)
-            elif (key := read.resource.pop(_KEY, None)) in asked:
-                objects.setdefault(key, read.resource)
+            else:
+                objects.setdefault(read.resource.pop(_KEY), read.resource)
+
+
+def _asked(batch: Batch, place: int, values: set[str]) -> Batch:
+    """The rows of a batch whose column at `place` has one of these values."""
+    wanted = [text(value) in values for value in batch.columns[place]]
+    return Batch(
+        list(compress(batch.lines, wanted)), [list(compress(column, wanted)) for column in batch.columns], batch.faults
+    )
+
+
+def _joins(source: Source) -> tuple[str, ...]:
+    """The elements that are looked up."""
+    return tuple(path for path in source.elements if source.element(path).look_up)
 
 
 _KEY = "lookUpKey"
@@ -128,10 +148,6 @@ _KEY = "lookUpKey"
 
 def _keyed(look_up: LookUp) -> Source:
     return Source(elements={**look_up.elements, _KEY: look_up.key}, empty=look_up.empty)
-
-
-def _collector(keys: set[str]) -> Find:
-    return keys.add
 
 
 def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:

@@ -47,19 +47,22 @@ class Header:
             ExportError: One is absent. What there is in its place is named only if it can't be a record.
         """
         elements = [source.element(path) for path in source.elements]
-        found = any(self.place(column) is not None for element in elements for column in element.columns)
-        if absent := [column for element in elements for column in self._absent(element, found)]:
+        columns = [column for element in elements for column in element.columns]
+        found = any(self.place(column) is not None for column in columns)
+        absent = [column for element in elements for column in self._absent(element)]
+        if absent or not found:
             there = f"; it has {', '.join(filter(None, self.names))}" if found else ", and no other that is asked for"
             raise ExportError(
-                f"{self.where} has no column {', '.join(dict.fromkeys(absent))}{there}",
+                f"{self.where} has no column {', '.join(dict.fromkeys(absent or columns))}{there}",
                 expected=f"a first line with the names of columns, and among them those that {needed_by} names",
                 fix="name columns in the adapter as the file has them; `optional: true` is for one that may be absent",
             )
 
-    def _absent(self, element: Element, found: bool) -> list[str]:
+    def _absent(self, element: Element) -> list[str]:
+        """Columns that an element needs and the file does not have."""
         absent = [column for column in element.columns if self.place(column) is None]
         one_will_do = element.first_of and len(absent) < len(element.columns)
-        return [] if found and (element.optional or one_will_do) else absent
+        return [] if element.optional or one_will_do else absent
 
 
 class Template:

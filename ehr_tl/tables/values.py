@@ -104,7 +104,9 @@ def moment(forms: tuple[str, ...], day_at_midnight: bool) -> Callable[[str], str
         >>> read("03.2020"), read("31.02.2020")
         ('2020-03', 'no date')
     """
-    readers = [*map(_by_form, forms), _iso]
+    # ISO 8601 is quick to tell; only a form that begins like it may mean something else by the same text.
+    alike = [form for form in forms if form.startswith("%Y")]
+    readers = [*map(_by_form, alike), _iso, *(_by_form(form) for form in forms if form not in alike)]
 
     @lru_cache(maxsize=1 << 16)
     def read(value: str) -> str:
