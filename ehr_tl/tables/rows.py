@@ -24,6 +24,8 @@ _DELIMITERS = ",;\t|"
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 #: How much of a file is looked at for its encoding. What is no UTF-8 there is Windows-1252, which has no such marks.
 _HEAD = 1 << 20
+#: Characters of a line; more are no row, and their fields would not fit in memory.
+_LONGEST = 1 << 24
 
 
 class Batch(NamedTuple):
@@ -65,7 +67,7 @@ def read_form(file: ExportFile, source: Source) -> Form:
         with _parquet(file) as parquet:
             return Form(tuple(parquet.schema_arrow.names), decimal=source.decimal or ".")
     encoding = source.encoding or _encoding(file)
-    first = next(_lines(file, encoding), (0, "", True))[1]
+    first = next(_lines(file, encoding), (0, "", None))[1]
     delimiter = source.delimiter or _delimiter(first, file)
     decimal = source.decimal or ("," if delimiter == ";" else ".")
     header = next(csv.reader([first], delimiter=delimiter), []) if first.strip() else []
@@ -110,8 +112,8 @@ def _delimiter(header: str, file: ExportFile) -> str:
     return max(_DELIMITERS, key=lambda mark: (counts[mark], mark == default))
 
 
-#: Number of a line, its text, and whether it is in the file's encoding.
-_Line = tuple[int, str, bool]
+#: Number of a line, its text, and the fault that it has.
+_Line = tuple[int, str, str | None]
 
 
 def _lines(file: ExportFile, encoding: str) -> Iterator[_Line]:
@@ -122,14 +124,15 @@ def _lines(file: ExportFile, encoding: str) -> Iterator[_Line]:
     """
     with file.content() as content:
         for number, line in enumerate(lines(_as_utf8(content, encoding)), start=1):
-            if line is None:
-                raise Unreadable("too_large")
+            if line is None or len(line) > _LONGEST:
+                yield number, "", "too_large"
+                continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
-                yield number, line.decode().rstrip("\r"), True
+                yield number, line.decode().rstrip("\r"), None
             except UnicodeDecodeError:
-                yield number, line.decode(errors="replace").rstrip("\r"), False
+                yield number, line.decode(errors="replace").rstrip("\r"), "bad_encoding"
 
 
 def _as_utf8(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
@@ -160,10 +163,10 @@ def _text_batches(file: ExportFile, form: Form, columns: Sequence[int]) -> Itera
         for number, fields in _records(_lines(file, form.encoding), form):
             if fields.__class__ is str:
                 faults.append((number, fields))
-                continue
-            numbers.append(number)
-            rows.append(fields)
-            if len(rows) == _BATCH:
+            else:
+                numbers.append(number)
+                rows.append(fields)
+            if len(rows) + len(faults) == _BATCH:
                 yield batch()
     except Unreadable as error:
         faults.append((number + 1, error.reason))
@@ -198,18 +201,15 @@ def _records(read: Iterator[_Line], form: Form) -> Iterator[tuple[int, list[str]
             return
         except csv.Error:
             fault = "bad_row"
-        number, _, sound = taken[0]
-        if not sound:
-            fault = "bad_encoding"
-        if fault is None and all(sound for *_, sound in taken):
+        number, text, wrong = taken[0]
+        fault = wrong or fault or next((wrong for *_, wrong in taken if wrong), None)
+        if fault is None:
             if any(fields):  # else a blank line
                 yield number, fields
             continue
-        as_it_is = taken[0][1].split("\t")
-        if fault == "bad_row" and form.delimiter == "\t" and len(as_it_is) == width:
-            yield number, as_it_is
-        else:
-            yield number, fault or "bad_encoding"
+        as_it_is = text.split("\t")
+        sound = fault == "bad_row" and form.delimiter == "\t" and len(as_it_is) == width
+        yield number, as_it_is if sound else fault
         again.extendleft(reversed(taken[1:]))
         records = reader()
 

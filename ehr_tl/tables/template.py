@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,9 +33,9 @@ class Header:
 
     def __init__(self, names: Sequence[str], where: str):
         self.names, self.where = tuple(names), where
-        self._places: dict[str, int] = {}
-        for place, name in enumerate(names):
-            self._places.setdefault(name.strip().casefold(), place)
+        known = [name.strip().casefold() for name in names]
+        self._places = {name: place for place, name in enumerate(known)}
+        self._twice = {name for name, count in Counter(known).items() if count > 1}
 
     def place(self, column: str) -> int | None:
         """Where a column is; None if it is absent."""
@@ -56,6 +57,13 @@ class Header:
                 f"{self.where} has no column {', '.join(dict.fromkeys(absent or columns))}{there}",
                 expected=f"a first line with the names of columns, and among them those that {needed_by} names",
                 fix="name columns in the adapter as the file has them; `optional: true` is for one that may be absent",
+            )
+
+        if twice := [column for column in columns if column.strip().casefold() in self._twice]:
+            raise ExportError(
+                f"{self.where} has several columns {twice[0]}",
+                expected="names of columns that differ",
+                fix="rename or remove all but one",
             )
 
     def _absent(self, element: Element) -> list[str]:

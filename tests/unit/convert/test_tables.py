@@ -4,9 +4,12 @@ import csv
 import json
 import random
 import shutil
+from itertools import islice
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ehr_tl.convert import convert
 from ehr_tl.convert.adapter import load_adapter
@@ -14,7 +17,8 @@ from ehr_tl.convert.check import left_out
 from ehr_tl.convert.guess import guess_adapter
 from ehr_tl.doctor import diagnose
 from ehr_tl.errors import AdapterError, ExportError
-from ehr_tl.resources import bundled
+from ehr_tl.fhir.export import open_export
+from ehr_tl.resources import bundled, sample_export
 
 HOSPITAL = bundled("adapters") / "omop" / "examples" / "hospital" / "in"
 ENGLISH = bundled("adapters") / "spreadsheet" / "examples" / "english" / "in"
@@ -97,6 +101,26 @@ def test_what_is_written_later_changes_no_earlier_event(tmp_path):
         with (later / f"{name}.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows([header, *lines])
     assert rows(convert(later, "omop", tmp_path / "after")) == rows(before)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(data=st.data())
+def test_whatever_happens_to_a_file_its_rows_are_counted(tmp_path, data):
+    folder = tmp_path / "in"
+    shutil.copytree(ENGLISH, folder, dirs_exist_ok=True)
+    file = folder / data.draw(st.sampled_from(["labs.csv", "diagnoses.csv", "visits.csv", "medications.csv"]))
+    header, _, body = file.read_bytes().partition(b"\n")
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body)))
+        put = data.draw(st.sampled_from([b'"', b",", b"\n", b"\xff", b"\x00", b"9999", b"\r\n", b"T", b"-"]))
+        body = body[:at] + put + body[at + data.draw(st.integers(0, 3)) :]
+    file.write_bytes(header + b"\n" + body)
+    resources = counted(convert(folder, "spreadsheet", tmp_path / "events"))
+    whole = b"".join(path.read_bytes().partition(b"\n")[2] for path in folder.glob("*.csv"))
+    lines = sum(1 for line in whole.split(b"\n") if line.strip(b',"\r'))
+    read = sum(kind["read"] for kind in resources.values())
+    assert read <= lines + whole.count(b"\r")
+    assert read >= lines - whole.count(b'"')  # a quoted field may span lines
 
 
 def test_a_hospital_says_when_diagnoses_are_written(tmp_path):
@@ -182,6 +206,87 @@ def test_the_doctor_reads_tables():
     assert found.adapter == "omop"
     assert found.info.patients == 3
     assert {row["system"] for row in found.systems} >= {"SNOMED", "LOINC", "RxNorm", "CVX", "CPT"}
+
+
+def test_the_same_records_as_fhir_and_as_tables_are_the_same_events(tmp_path):
+    """Twenty synthetic patients of the sample; the tables are written from its resources by other means."""
+    export = open_export(sample_export())
+    resources = {"Patient": [read.resource for read in islice(export.read({"Patient"}), 20)]}
+    patients = {f"Patient/{each['id']}" for each in resources["Patient"]}
+    for kind in ("Encounter", "Condition", "Observation"):
+        found = [read.resource for read in export.read({kind}) if read.resource["subject"]["reference"] in patients]
+        resources[kind] = [
+            each for each in found if kind != "Observation" or {"valueQuantity", "valueString"} & {*each}
+        ]
+    fhir, tables = tmp_path / "fhir", tmp_path / "tables"
+    fhir.mkdir()
+    tables.mkdir()
+    for kind, each in resources.items():
+        (fhir / f"{kind}.ndjson").write_text("\n".join(map(json.dumps, each)))
+    _as_tables(resources, tables)
+    seen = ["subject_id", "time", "code", "numeric_value", "text_value", "visit_id"]
+    starts = ("GENDER", "MEDS_", "VISIT_START", "VISIT_END", "SNOMED", "LOINC")
+    wanted = pl.any_horizontal(pl.col("code").str.starts_with(start) for start in starts)
+    one = convert(fhir, "fhir_r4", tmp_path / "one").scan().filter(wanted).select(seen).collect().sort(pl.all())
+    other = convert(tables, "spreadsheet", tmp_path / "other").scan().filter(wanted).select(seen).collect()
+    assert one.height > 1000
+    assert set(other["code"].str.split("//").list.first()) == {*starts} - {"MEDS_"} | {"MEDS_BIRTH", "MEDS_DEATH"}
+    assert other.sort(pl.all()).equals(one)
+
+
+_VALUES = {"valueQuantity", "valueString"}
+
+
+def _as_tables(resources, folder):
+    def after(reference):
+        return reference["reference"].rpartition("/")[2] if reference else None
+
+    def coding(resource):
+        first = resource["code"]["coding"][0]
+        return {"code": first["code"], "code_system": "LOINC" if "loinc" in first["system"] else "SNOMED CT"}
+
+    def about(resource):
+        return {"patient_id": after(resource["subject"]), "visit_id": after(resource.get("encounter"))}
+
+    rows = {
+        "patients": [
+            {
+                "patient_id": each["id"],
+                "sex": each["gender"][0],
+                "birth_date": each["birthDate"],
+                "death_date": each.get("deceasedDateTime"),
+            }
+            for each in resources["Patient"]
+        ],
+        "visits": [
+            {
+                "visit_id": each["id"],
+                "patient_id": after(each["subject"]),
+                "class": each["class"]["code"],
+                **each["period"],
+            }
+            for each in resources["Encounter"]
+        ],
+        "diagnoses": [
+            {**about(each), **coding(each), "recorded": each["recordedDate"], "onset": each["onsetDateTime"]}
+            for each in resources["Condition"]
+        ],
+        "labs": [
+            {
+                **about(each),
+                **coding(each),
+                "time": each["effectiveDateTime"],
+                "resulted": each["issued"],
+                "value": each.get("valueQuantity", {}).get("value", each.get("valueString")),
+            }
+            for each in resources["Observation"]
+        ],
+    }
+    for name, table in rows.items():
+        with (folder / f"{name}.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, table[0].keys(), delimiter="\t", restval="")
+            writer.writeheader()
+            writer.writerows(table)
 
 
 def test_mimic_as_meds(data, tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ehr_tl.fhir.export import FAULTS, open_export
+from ehr_tl.tables import rows as rows_module
 from ehr_tl.tables.rows import batches, read_form
 from ehr_tl.tables.spec import Source
 
@@ -99,6 +100,19 @@ def test_quotation_marks_between_tabs_may_mean_themselves(table):
     rows, faults = read(table('a\tb\n1\t"Phantom" pain\n2\t"open\n3\t"quoted"\n4\t"too\tmany\n'))
     assert rows == [(2, ("1", '"Phantom" pain')), (3, ("2", '"open')), (4, ("3", "quoted"))]
     assert faults == [(5, "bad_row")]
+
+
+def test_a_line_too_long_is_a_fault_and_no_end(table, monkeypatch):
+    monkeypatch.setattr(rows_module, "_LONGEST", 20)
+    rows, faults = read(table("a,b\n1," + "x" * 30 + "\n2,3\n"))
+    assert (rows, faults) == ([(3, ("2", "3"))], [(2, "too_large")])
+
+
+def test_faults_do_not_pile_up(table, monkeypatch):
+    monkeypatch.setattr(rows_module, "_BATCH", 10)
+    (file,) = open_export(table("a,b\n" + "1\n" * 95)).tables
+    sizes = [len(batch.faults) for batch in batches(file, read_form(file, ANY), [0])]
+    assert sum(sizes) == 95 and max(sizes) == 10
 
 
 def test_what_is_not_in_the_encoding(table):

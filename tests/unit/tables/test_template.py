@@ -155,6 +155,13 @@ def test_columns_are_found_in_any_case_and_those_that_are_absent_are_named():
         header.check(table({"id": "mrn", "code": "TEST", "b": {"joined": ["RESULT", "y"]}}), "tables.labs")
 
 
+def test_a_column_that_is_there_twice_is_refused_if_it_is_read():
+    header = Header(["MRN", "TEST", "test"], "labs.csv")
+    header.check(table({"id": "MRN"}), "")
+    with pytest.raises(ExportError, match=r"labs.csv has several columns TEST"):
+        header.check(table({"id": "MRN", "code": "TEST"}), "")
+
+
 def test_a_first_line_that_is_no_header_is_not_shown():
     with pytest.raises(ExportError) as caught:
         Header(["Wilhelmina Canary", "1950-02-01"], "labs.csv").check(table({"id": "MRN", "code": "TEST"}), "tables.t")
@@ -182,6 +189,7 @@ def test_a_first_line_that_is_no_header_is_not_shown():
         ({"id": {"column": "A", "look_up": "concept", "take": "unit"}}, "takes 'unit'.*: code"),
         ({"id": {"fixed": "x"}}, "no element that is taken from a column"),
         ({}, "no element that is taken from a column"),
+        ({"id": 5}, "elements.id is 5"),
     ],
 )
 def test_mistakes_in_elements_are_named(elements, message):
