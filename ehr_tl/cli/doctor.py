@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
+    export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip: FHIR or tables.")],
     adapter: Annotated[
         str | None,
         typer.Option(parser=named, metavar="NAME|FOLDER", help="How to read it; default: guessed, and said why."),

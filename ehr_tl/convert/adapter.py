@@ -36,9 +36,13 @@ from ehr_tl.convert.concept_maps import ConceptMaps
 from ehr_tl.convert.naming import Naming
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
 from ehr_tl.convert.units import Scale, check_scales
-from ehr_tl.errors import AdapterError
+from ehr_tl.errors import AdapterError, ExportError
+from ehr_tl.fhir.export import Export, open_export
+from ehr_tl.fhir.versions import refuse_other_versions
 from ehr_tl.fhir.views import View, compile_view
 from ehr_tl.resources import bundled
+from ehr_tl.tables.export import open_tables
+from ehr_tl.tables.spec import LookUp, Table, check_tables
 
 #: The group of entry points by which installed packages bring adapters: name -> package or module.
 GROUP = "ehr_tl.adapters"
@@ -126,6 +130,8 @@ class Manifest:
         scales: Code -> unit and bounds of its values, before those of `ehr_tl/convert/scales.yaml`.
         units: A text that the source writes for a unit -> what it means in UCUM.
         recognise: What `ehr-tl doctor` knows the source by: parts of `meta.profile` or of code systems.
+        tables: The export is tables, CSV or Parquet: name -> what their rows become (`ehr_tl.tables.spec`).
+        look_ups: Tables that others are joined with.
     """
 
     name: str
@@ -150,6 +156,8 @@ class Manifest:
     scales: dict[str, Scale] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     recognise: tuple[str, ...] = ()
+    tables: dict[str, Table] = field(default_factory=dict)
+    look_ups: dict[str, LookUp] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,25 @@ class Adapter:
     earliest: datetime
     latest: datetime
     files: tuple[Path, ...]
+
+    def opened(self, export: str | Path | Export) -> Export:
+        """An export as this adapter reads it: its FHIR resources, or its tables as such.
+
+        Raises:
+            ExportError: It cannot be read, or holds nothing that this adapter reads.
+        """
+        export = export if isinstance(export, Export) else open_export(export)
+        if self.manifest.tables:
+            return open_tables(export, self.manifest.tables, self.manifest.look_ups)
+        if not export.files:
+            raise ExportError(
+                f"{export.path} holds tables ({len(export.tables)} files) and no FHIR, which the adapter "
+                f"{self.manifest.name} reads",
+                expected="an adapter that says what the tables hold, such as omop, meds or spreadsheet",
+                fix="make one with: ehr-tl adapters new my_hospital --from spreadsheet",
+            )
+        refuse_other_versions(export)
+        return export
 
     def index_from(self, end: datetime | None) -> datetime | None:
         """The earliest honest prediction time in an export that ends at `end`."""
@@ -209,6 +236,7 @@ def load_adapter(name: str | Path | Adapter, concept_maps: Sequence[str | Path] 
         merged = _merge(merged, _yaml(folder / "adapter.yaml"))
     where = str(folders[0] / "adapter.yaml")
     manifest = build(Manifest, merged, where, AdapterError)
+    check_tables(manifest.tables, manifest.look_ups, where)
     files = {path.name: path for folder in reversed(folders) for path in sorted((folder / "views").glob("*.json"))}
     names = [*manifest.events, manifest.joins.patients, manifest.joins.visits, manifest.joins.drugs]
     views = {view: _view(view, files, where) for view in names}
@@ -343,11 +371,15 @@ def _lineage(folder: Path) -> list[Path]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: mappings are merged (keys of `over` first), null takes away."""
+    """`over` laid on `base`: mappings are merged (keys of `over` first), null takes away.
+
+    What a table's element is taken from is not merged: it is said anew.
+    """
     both = {**over, **{key: value for key, value in base.items() if key not in over}}
     for key in over.keys() & base.keys():
         if isinstance(over[key], dict) and isinstance(base[key], dict):
-            both[key] = _merge(base[key], over[key])
+            both[key] = {**over[key], **base[key], **over[key]} if key == "elements" else _merge(base[key], over[key])
+            both[key] = {name: value for name, value in both[key].items() if value is not None}
     return {key: value for key, value in both.items() if value is not None}
 
 

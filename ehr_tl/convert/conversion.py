@@ -26,8 +26,7 @@ from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export, open_export
-from ehr_tl.fhir.versions import refuse_other_versions
+from ehr_tl.fhir.export import Export
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 from ehr_tl.threads import allowed
@@ -46,7 +45,8 @@ def convert(
     threads: int | None = None,
     keep_quarantined: bool = False,
 ) -> Events:
-    """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
+    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset
+    (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
     more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
@@ -75,10 +75,9 @@ def convert(
             expected="a new or empty folder, or an older events folder",
             fix="name another folder",
         )
-    export = export if isinstance(export, Export) else open_export(export)
     adapter = load_adapter(adapter, concept_maps)
+    export = adapter.opened(export)
     export.check_outside(out)
-    refuse_other_versions(export)
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
@@ -151,6 +150,7 @@ class _Conversion:
             "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(self.export.ignored),
             "patients_sharing_an_identifier": self.index.shared,
+            **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())
@@ -211,7 +211,8 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
             f"{export.path} holds no FHIR resource: nothing in its files (the first is {export.files[0].name}) is JSON "
             "with a resourceType",
             expected="FHIR R4 as NDJSON or JSON Bundles",
-            fix="export as FHIR R4 JSON; files of other formats cannot be read, whatever their name",
+            fix="export as FHIR R4 JSON; tables (CSV, Parquet) are read with the adapters omop, meds and spreadsheet, "
+            "files of other formats cannot be read, whatever their name",
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
     return ExportError(

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -37,9 +37,12 @@ FAULTS = {
     "too_large": "one line or document of more than 512 MiB",
     "truncated_file": "a packed file ends too early; what came before was read",
     "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
+    "bad_row": "a row of a table with more or fewer fields than its header, or a quotation mark that nothing closes",
+    "bad_encoding": "a row of a table that is not in its file's encoding",
 }
 
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
 #: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
@@ -82,10 +85,13 @@ class ExportFile:
         for piece in pieces:
             yield piece._replace(packed=progress.since())
 
-    def read(self) -> Iterator[Read]:
-        """Yields every resource once, and a fault for whatever should have been one."""
-        for piece in self.pieces():
-            yield from piece.reads()
+    def content(self) -> AbstractContextManager[Iterator[bytes]]:
+        """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
+        return closing(_content(self))
+
+    def stream(self) -> AbstractContextManager[BinaryIO]:
+        """Its bytes as they are."""
+        return _open(self)
 
 
 @dataclass(frozen=True)
@@ -97,12 +103,18 @@ class Export:
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
+        tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
+        absent: Tables that the adapter could have read, as it calls them.
+        unused: Columns of tables that it reads nothing from, with their file.
     """
 
     path: Path
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
+    tables: tuple[ExportFile, ...] = ()
+    absent: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.
@@ -125,12 +137,21 @@ class Export:
     def pieces(self) -> Iterator[Piece]:
         """All files, piece by piece, in order."""
         for file in self.files:
-            yield from file.pieces()
+            yield from self.pieces_of(file)
+
+    def pieces_of(self, file: ExportFile) -> Iterator[Piece]:
+        """One of `files`, piece by piece."""
+        return file.pieces()
 
     def read(self) -> Iterator[Read]:
         """Yields every resource once, and a fault for whatever should have been one."""
         for file in self.files:
-            yield from file.read()
+            yield from self.read_file(file)
+
+    def read_file(self, file: ExportFile) -> Iterator[Read]:
+        """Like `read`, for one of `files`."""
+        for piece in self.pieces_of(file):
+            yield from piece.reads()
 
 
 def open_export(path: str | Path) -> Export:
@@ -152,21 +173,28 @@ def open_export(path: str | Path) -> Export:
             expected="a folder or zip of FHIR R4 files",
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
-    files, ignored, times = [], [], []
+    files, tables, ignored, times = [], [], [], []
     for file in sorted(_walk(path), key=lambda file: file.name):
         name = PurePosixPath(file.name).name
         if name == UNFINISHED:
             raise _unfinished(path)
         if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
             ignored.append(file.name)
+            if _is_table(file):
+                tables.append(file)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
             times += manifest
         else:
             files.append(file)
-    if not any(file.size for file in files):
+    if not any(file.size for file in (*files, *tables)):
         raise _nothing(path, files, ignored)
-    return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+    return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
+
+
+def _is_table(file: ExportFile) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
+    return file.size is not None and not hidden and _TABLE.search(file.name) is not None
 
 
 def _unfinished(path: Path) -> ExportError:

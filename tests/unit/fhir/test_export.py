@@ -230,11 +230,11 @@ def test_nothing_to_read_is_an_error(tmp_path):
         open_export(tmp_path / "absent")
     with pytest.raises(ExportError, match="is empty"):
         open_export(tmp_path)
-    (tmp_path / "x.csv").write_text("a,b")
-    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
+    (tmp_path / "x.docx").write_text("a,b")
+    with pytest.raises(ExportError, match=r"files found: 1 \.docx"):
         open_export(tmp_path)
-    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
-        open_export(tmp_path / "x.csv")
+    with pytest.raises(ExportError, match=r"files found: 1 \.docx"):
+        open_export(tmp_path / "x.docx")
     (tmp_path / "x.ndjson").write_text("")
     with pytest.raises(ExportError, match="all of them are empty"):
         open_export(tmp_path)
