@@ -194,6 +194,11 @@ def _table() -> _Table:
     return build(_Table, yaml.safe_load(_TABLE.read_text(encoding="utf-8")), _TABLE.name, AdapterError)
 
 
+def meeting_codes() -> frozenset[str]:
+    """Codes of the table whose values become those of another code, and so are never in the unit that they name."""
+    return frozenset(code for code, scale in _table().scales.items() if scale.meets)
+
+
 def check_scales(scales: Mapping[str, Scale], aliases: Mapping[str, str], where: str) -> None:
     """Checks what an adapter's manifest says of scales and units.
 
