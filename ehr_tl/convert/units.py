@@ -145,7 +145,8 @@ class Units:
         if own.meets:
             scale = self._scales[own.meets]
             concept = self._codes.meeting(concept, own.meets, scale.name) if code == concept.code else concept
-        if not written and is_plain(scale.unit):  # a score has no unit to miss
+        as_is = own is scale and unit == scale.unit
+        if as_is or (not written and is_plain(scale.unit)):  # a score has no unit to miss
             return _Way(concept, scale.unit, low=scale.low, high=scale.high, kept=True)
         for reading in self._readings(written) if written else [own.unit]:
             if line := _line(reading, own, scale):
@@ -191,7 +192,8 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    return build(_Table, yaml.safe_load(_TABLE.read_text(encoding="utf-8")), _TABLE.name, AdapterError)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    return build(_Table, yaml.load(_TABLE.read_text(encoding="utf-8"), loader), _TABLE.name, AdapterError)
 
 
 def meeting_codes() -> frozenset[str]:
@@ -224,7 +226,8 @@ def check_scales(scales: Mapping[str, Scale], aliases: Mapping[str, str], where:
 
 
 def _check_ucum(unit: str, at: str) -> None:
-    if not is_ucum(unit):
+    known = {scale.unit for scale in _table().scales.values()}  # saves loading all of UCUM
+    if unit not in known and not is_ucum(unit):
         raise AdapterError(
             f"{at} is {unit!r}, which is no UCUM unit",
             expected="a case-sensitive code of https://ucum.org, such as mg/dL, 10*3/uL or [lb_av]",

@@ -10,6 +10,8 @@ from ehr_tl.convert.codes import Codes, Concept
 from ehr_tl.convert.ucum import conversion, is_ucum
 from ehr_tl.convert.units import _TABLE, Units
 from ehr_tl.errors import AdapterError
+from ehr_tl.fhir.export import open_export
+from ehr_tl.resources import sample_export
 
 LOINC = "http://loinc.org"
 TABLE = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
@@ -53,6 +55,34 @@ def test_every_row_is_sound(code):
 
 def test_every_alias_is_sound():
     assert all(is_ucum(unit) for unit in TABLE["units"].values())
+
+
+#: The variables of the PhysioNet challenges of 2012 and 2019, and the vital signs of MIMIC-IV.
+# fmt: off
+CRITICAL_CARE = [
+    "8867-4", "8480-6", "8462-4", "8478-0", "9279-1", "8310-5", "59408-5", "2708-6", "3150-6", "9269-2", "29463-7",
+    "8302-2", "2744-1", "2703-7", "2019-8", "1963-8", "1925-7", "3094-0", "2160-0", "2345-7", "2524-7", "2951-2",
+    "2823-3", "2601-3", "17861-6", "2075-0", "2777-1", "4544-3", "718-7", "6690-2", "777-3", "3173-2", "3255-7",
+    "1742-6", "1920-8", "6768-6", "1975-2", "1968-7", "1751-7", "2093-3", "10839-9", "6598-7", "9187-6",
+]
+# fmt: on
+
+
+def test_the_table_has_what_is_measured_most():
+    assert not {f"LOINC//{code}" for code in CRITICAL_CARE} - TABLE["scales"].keys()
+    [file] = (file for file in open_export(sample_export()).files if file.name.startswith("Observation"))
+    measured = {
+        code["code"]
+        for piece in file.pieces()
+        for read in piece.reads()
+        for part in [read.resource, *read.resource.get("component", [])]
+        if "valueQuantity" in part
+        for code in part["code"]["coding"]
+        if code["system"] == LOINC
+    }
+    invented = {code for code in measured if "99999-" in code or "X9999-" in code}  # no LOINC codes at all
+    assert len(measured) > 100
+    assert not {f"LOINC//{code}" for code in measured - invented} - TABLE["scales"].keys()
 
 
 #: Molar masses from the formulas, with standard atomic weights (IUPAC 2021, abridged).
