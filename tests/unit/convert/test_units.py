@@ -186,6 +186,8 @@ def test_codes_in_moles_meet_those_in_grams(units, code, unit, met, target, fact
         ("3016-3", 2.5, "uIU/mL", 2.5, "m[IU]/L"),
         ("8867-4", 72, "bpm", 72, "/min"),
         ("4544-3", 0.42, "L/L", 42, "%"),
+        ("4544-3", 0.42, "{ratio}", 42, "%"),
+        ("59576-9", 65, "{percentile}", 65, "%"),
         ("14959-1", 3.39, "mg/mmol", 30, "mg/g"),
         ("33914-3", 58, "mL/min/1.73 m2", 58, "mL/min/{1.73_m2}"),
         ("33914-3", 58, "  mL/min/1.73m² ", 58, "mL/min/{1.73_m2}"),
@@ -215,6 +217,7 @@ def test_what_is_on_its_scale_stays_as_it_is(units):
         ("29463-7", 70, "cm", "unit_unknown"),
         ("2777-1", 2, "meq/L", "unit_unknown"),  # whose charge depends on pH
         ("9269-2", 80, "%", "unit_unknown"),
+        ("4544-3", 42, "{score}", "unit_unknown"),
         ("8310-5", 3.7, None, "implausible"),
     ],
 )
@@ -255,6 +258,13 @@ def test_of_other_codes_only_the_spelling_changes(units, unit, expected):
 def test_of_other_codes_fahrenheit_is_celsius(units):
     found = measured(units, "LOCAL//X", 98.6, "°F")
     assert (found.numeric_value, found.unit) == (pytest.approx(37), "Cel")
+
+
+@pytest.mark.parametrize("code", ["LOINC//29463-7", "LOCAL//X"])
+def test_words_are_read_where_nobody_understands_the_code(units, code):
+    found = units.measured(Concept(code, None, (), ()), 70.5, "258683005", "kilogram")
+    assert (found.numeric_value, found.unit) == (70.5, "kg")
+    assert (found.source_value, found.source_unit) == (70.5, "258683005")
 
 
 def test_a_code_beside_it_gives_the_scale(units):
@@ -374,6 +384,7 @@ def test_an_adapter_has_scales_and_units_of_its_own(converted, fhir, tmp_path):
         ("scales: {X: {unit: kg, hihg: 3}}", "unknown key 'hihg'.*Did you mean 'high'"),
         ("scales: {X: {unit: mmol/L, meets: Y}}", r"scales\.X: meets is Y, which has no scale"),
         ("scales: {X: {unit: mmol/L, meets: LOINC//14749-6}}", "meets another code"),
+        ("scales: {LOINC//2345-7: {unit: g/L, meets: LOINC//2339-0}}", "LOINC//14749-6 already meets LOINC//2345-7"),
         ("scales: {X: {unit: cm, meets: LOINC//2345-7}}", "cm cannot be converted to mg/dL"),
         ("scales: {X: {unit: kg, molar_mass: 0}}", "molar_mass is 0"),
         ("scales: {X: {unit: '%', equations: {mmol/mol: [1]}}}", "equations.mmol/mol has 1 numbers"),
