@@ -26,8 +26,11 @@ EVENTS = {
     "other_codes": pl.List(pl.String),  # further codes of the same fact, null where there are none
     "source_value": pl.Float64,  # what the hospital wrote, where number or unit are not as it was written
     "source_unit": pl.String,
-    "value_flag": pl.String,  # why a number is doubted: unit_missing, or (no numeric_value) unit_unknown, implausible
+    "value_flag": pl.String,  # why a number is doubted, one of the flags below
 }
+
+#: Flags of numbers that are doubted. Only with the first the event has a numeric value: the unit of its code was taken.
+UNIT_MISSING, UNIT_UNKNOWN, IMPLAUSIBLE = "unit_missing", "unit_unknown", "implausible"
 
 #: `metadata/codes.parquet`: every code of the events and every parent named.
 CODES = {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)}

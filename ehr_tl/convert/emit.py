@@ -191,7 +191,10 @@ class Emitter:
         for concept in concepts:
             if answer is not None:
                 concept = self.codes.answered(concept, answer)
-            measured = Measured(concept, None, unit) if number is None else self.units.measured(concept, number, unit)
+            if number is None:
+                measured = Measured(concept, None, unit)
+            else:
+                measured = self.units.measured(concept, number, unit, _text(row[at.unit_text]))
             events.append(Event(subject, time, *measured, text, visit, resource_id))
         return None
 

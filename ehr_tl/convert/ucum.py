@@ -76,7 +76,9 @@ def conversion(
         ((18.0156, 0.0), (0.5, 0.0))
     """
     if is_plain(target):
-        return (1.0, 0.0) if is_ucum(unit) and _line(unit, "1", None) == (1.0, 0.0) else None
+        return (1.0, 0.0) if _line(unit, "1", None) == (1.0, 0.0) else None
+    if is_plain(unit) and unit != "1":  # {percentile} is no hundredfold percentage
+        return None
     equivalents = bool(_EQUIVALENT.search(unit))
     if equivalents and not charge:
         return None

@@ -13,7 +13,6 @@ add to; never on other records.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ import yaml
 from ehr_tl.config import Within, build
 from ehr_tl.convert.ucum import conversion, is_plain, is_ucum, nameless, spelled, unannotated
 from ehr_tl.errors import AdapterError
+from ehr_tl.schema import IMPLAUSIBLE, UNIT_MISSING, UNIT_UNKNOWN
 
 if TYPE_CHECKING:
     from ehr_tl.convert.adapter import Manifest
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 
 _TABLE = Path(__file__).with_name("scales.yaml")
 
-#: Values of `value_flag`. With all but `UNIT_MISSING` the event has no numeric value.
-UNIT_UNKNOWN, UNIT_MISSING, IMPLAUSIBLE = "unit_unknown", "unit_missing", "implausible"
-
-_LARGEST = 3.4e38  # of a 32-bit float
+_LARGEST = 3.4e38  # that a 32-bit float holds
 #: "x10^3/uL", "10E3/uL", "10 (3)/uL": the power of ten as people write it, before the unit that it counts in.
 _POWER_OF_TEN = re.compile(r"^[xX\u00d7]?\s*10\s*(?:(?:\*\*|[\^*EexX])\s*\(?|\()(\d{1,2})\)?\s*(?=/)")
 #: What follows in a code is what somebody wrote.
@@ -63,8 +60,8 @@ class Scale:
 
     unit: str
     name: str | None = None
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -_LARGEST
+    high: float = _LARGEST
     molar_mass: Annotated[float, Within(1, 10_000_000)] | None = None
     charge: Annotated[int, Within(1, 7)] | None = None
     meets: str | None = None
@@ -93,8 +90,8 @@ class _Way(NamedTuple):
     unit: str | None
     slope: float = 1.0
     intercept: float = 0.0
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -_LARGEST
+    high: float = _LARGEST
     flag: str | None = None
     kept: bool = False
 
@@ -112,21 +109,23 @@ class Units:
         self._scales = {**table.scales, **manifest.scales}
         self._aliases = {**table.units, **manifest.units}
         self._folded = {text.casefold(): unit for text, unit in reversed(self._aliases.items())}
-        self._limit = min(manifest.plausible.value, _LARGEST)
+        self._limit = manifest.plausible.value
         self._codes = codes
-        self._ways: dict[tuple[Concept, str | None], _Way] = {}
+        self._ways: dict[tuple[Concept, str | None, str | None], _Way] = {}
 
-    def measured(self, concept: Concept, value: float, unit: str | None) -> Measured:
+    def measured(self, concept: Concept, value: float, unit: str | None, words: str | None = None) -> Measured:
         """A value on the scale of its code, or why it has none.
 
         Args:
             concept: What was measured.
             value: A finite number.
             unit: As it was written; None if it was not.
+            words: The unit in words, where the unit itself is a code: read if nobody understands that.
         """
-        way = self._ways.get((concept, unit))
+        key = (concept, unit, words)
+        way = self._ways.get(key)
         if way is None:
-            way = self._ways[concept, unit] = self._way(concept, unit)
+            way = self._ways[key] = self._way(*key)
         if way.flag == UNIT_UNKNOWN:
             return Measured(way.concept, None, None, value, unit, UNIT_UNKNOWN)
         number = value * way.slope + way.intercept
@@ -136,38 +135,41 @@ class Units:
             return Measured(way.concept, value, way.unit)
         return Measured(way.concept, number, way.unit, value, unit, way.flag)
 
-    def _way(self, concept: Concept, unit: str | None) -> _Way:
+    def _way(self, concept: Concept, unit: str | None, words: str | None) -> _Way:
         written = " ".join(unit.split()) if unit else ""
         code = next((each for each in (concept.code, *concept.others) if each in self._scales), None)
         if code is None:
-            return self._unlisted(concept, unit, written)
+            return self._unlisted(concept, unit, words)
         own = scale = self._scales[code]
         if own.meets:
             scale = self._scales[own.meets]
             concept = self._codes.meeting(concept, own.meets, scale.name) if code == concept.code else concept
-        if not written and is_plain(scale.unit):  # a score has no unit to miss
+        as_is = own is scale and unit == scale.unit
+        if as_is or (not written and is_plain(scale.unit)):  # a score has no unit to miss
             return _Way(concept, scale.unit, low=scale.low, high=scale.high, kept=True)
-        for reading in self._readings(written) if written else [own.unit]:
+        for reading in self._readings(unit, words) if written else [own.unit]:
             if line := _line(reading, own, scale):
                 kept = line == (1.0, 0.0) and unit == scale.unit
                 flag = None if written else UNIT_MISSING
                 return _Way(concept, scale.unit, *line, scale.low, scale.high, flag, kept)
         return _Way(concept, None, flag=UNIT_UNKNOWN)
 
-    def _unlisted(self, concept: Concept, unit: str | None, written: str) -> _Way:
+    def _unlisted(self, concept: Concept, unit: str | None, words: str | None) -> _Way:
         """The way of a code that has no scale: its unit may be in any spelling, and its numbers stay."""
-        reading = next(iter(self._readings(written)), unit)
+        reading = next(iter(self._readings(unit, words)), unit)
         if reading == "[degF]":
             return _Way(concept, "Cel", *conversion(reading, "Cel"))
         return _Way(concept, reading, kept=reading == unit)
 
-    def _readings(self, written: str) -> list[str]:
+    def _readings(self, *texts: str | None) -> list[str]:
         """What a unit may mean in UCUM, the likeliest first; empty if nobody knows."""
-        text = _POWER_OF_TEN.sub(r"10*\1", written.translate(_MICRO))
-        text = re.sub(r"\bmcg", "ug", text)
-        lower = text.casefold()
-        meant = [self._aliases.get(written), self._aliases.get(text), text, self._folded.get(lower), lower]
-        return [spelled(each) for each in dict.fromkeys(meant) if each and is_ucum(each)]
+        meant: dict[str | None, None] = {}
+        for written in (" ".join(text.split()) for text in texts if text):
+            text = re.sub(r"\bmcg", "ug", _POWER_OF_TEN.sub(r"10*\1", written.translate(_MICRO)))
+            lower = text.casefold()
+            exact = self._aliases.get(written) or self._aliases.get(text)
+            meant |= dict.fromkeys((exact, text, self._folded.get(lower), lower))
+        return [spelled(each) for each in meant if each and is_ucum(each)]
 
 
 def _line(reading: str, own: Scale, scale: Scale) -> tuple[float, float] | None:
@@ -191,7 +193,13 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    return build(_Table, yaml.safe_load(_TABLE.read_text(encoding="utf-8")), _TABLE.name, AdapterError)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    return build(_Table, yaml.load(_TABLE.read_text(encoding="utf-8"), loader), _TABLE.name, AdapterError)
+
+
+def meeting_codes() -> frozenset[str]:
+    """Codes of the table whose values become those of another code, and so are never in the unit that they name."""
+    return frozenset(code for code, scale in _table().scales.items() if scale.meets)
 
 
 def check_scales(scales: Mapping[str, Scale], aliases: Mapping[str, str], where: str) -> None:
@@ -215,23 +223,30 @@ def check_scales(scales: Mapping[str, Scale], aliases: Mapping[str, str], where:
                     f"{at}: equations.{unit} has {len(equation)} numbers", expected="slope and intercept"
                 )
         if scale.meets:
-            _check_meeting(scale, every, at)
+            _check_meeting(code, every, at)
 
 
 def _check_ucum(unit: str, at: str) -> None:
-    if not is_ucum(unit):
+    known = {scale.unit for scale in _table().scales.values()}  # saves loading all of UCUM
+    if unit not in known and not is_ucum(unit):
         raise AdapterError(
             f"{at} is {unit!r}, which is no UCUM unit",
             expected="a case-sensitive code of https://ucum.org, such as mg/dL, 10*3/uL or [lb_av]",
         )
 
 
-def _check_meeting(scale: Scale, every: Mapping[str, Scale], at: str) -> None:
+def _check_meeting(code: str, every: Mapping[str, Scale], at: str) -> None:
+    scale = every[code]
     met = every.get(scale.meets)
     if met is None or met.meets:
         raise AdapterError(
             f"{at}: meets is {scale.meets}, which {'meets another code' if met else 'has no scale'}",
             expected="a code that has a scale of its own, in the manifest or in ehr_tl",
+        )
+    if meeting := [other for other, each in every.items() if each.meets == code]:
+        raise AdapterError(
+            f"{at}: meets is {scale.meets}, but {', '.join(meeting)} already meets {code}",
+            expected="codes that are met to have a scale of their own",
         )
     if _line(scale.unit, scale, met) is None:
         raise AdapterError(

@@ -47,7 +47,7 @@ _ROLES = {
 }
 
 #: By `value_flag` of events that have no numeric value.
-_DOUBTS = {"implausible": "taken for implausible", "unit_unknown": "unit not understood"}
+_DOUBTS = {schema.IMPLAUSIBLE: "taken for implausible", schema.UNIT_UNKNOWN: "unit not understood"}
 
 
 def name_of(code: str, description: str | None = None) -> str:
