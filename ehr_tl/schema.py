@@ -17,13 +17,16 @@ EVENTS = {
     "subject_id": pl.Int64,
     "time": TIME,
     "code": pl.String,
-    "numeric_value": pl.Float32,
+    "numeric_value": pl.Float32,  # on the scale of the code
     "text_value": pl.String,
     "unit": pl.String,
     "visit_id": pl.String,  # id of the Encounter, without "Encounter/"
     "resource_id": pl.String,  # "Type/id" of the FHIR resource that said so
     "source_code": pl.String,  # what the hospital wrote, where `code` is the target of a concept map
     "other_codes": pl.List(pl.String),  # further codes of the same fact, null where there are none
+    "source_value": pl.Float64,  # what the hospital wrote, where number or unit are not as it was written
+    "source_unit": pl.String,
+    "value_flag": pl.String,  # why a number is doubted: unit_missing, or (no numeric_value) unit_unknown, implausible
 }
 
 #: `metadata/codes.parquet`: every code of the events and every parent named.

@@ -35,6 +35,7 @@ from ehr_tl.config import build
 from ehr_tl.convert.concept_maps import ConceptMaps
 from ehr_tl.convert.naming import Naming
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
+from ehr_tl.convert.units import Scale, check_scales
 from ehr_tl.errors import AdapterError
 from ehr_tl.fhir.views import View, compile_view
 from ehr_tl.resources import bundled
@@ -86,7 +87,11 @@ class Joins:
 
 @dataclass(frozen=True)
 class Plausible:
-    """What is set aside: times outside of `earliest` to `latest`, and quantities beyond `value` either way."""
+    """What is not believed.
+
+    Times outside of `earliest` to `latest` are set aside. Quantities of `value` and beyond, either way, are flagged,
+    whatever their code; each code's own bounds are in `Manifest.scales`.
+    """
 
     earliest: str = "1850-01-01"
     latest: str = "2100-01-01"
@@ -118,6 +123,8 @@ class Manifest:
         events: View -> rule.
         joins: Names of the views that others are joined with.
         plausible: Bounds of what is believed.
+        scales: Code -> unit and bounds of its values, before those of `ehr_tl/convert/scales.yaml`.
+        units: A text that the source writes for a unit -> what it means in UCUM.
         recognise: What `ehr-tl doctor` knows the source by: parts of `meta.profile` or of code systems.
     """
 
@@ -140,6 +147,8 @@ class Manifest:
     denials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joins: Joins = Joins()
     plausible: Plausible = Plausible()
+    scales: dict[str, Scale] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     recognise: tuple[str, ...] = ()
 
 
@@ -211,6 +220,7 @@ def load_adapter(name: str | Path | Adapter, concept_maps: Sequence[str | Path] 
     naming = Naming({**manifest.systems, **manifest.local_systems}, manifest.forms)
     for view, rule in manifest.events.items():
         _check_rule(view, rule, views[view], where)
+    check_scales(manifest.scales, manifest.units, where)
     return Adapter(
         manifest,
         views,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import polars as pl
@@ -114,6 +114,7 @@ class Codes:
         self._roles = {self._naming.url(rule.bare) for rule in manifest.events.values() if rule.bare}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
+        self._meeting: dict[tuple[Concept, str], Concept] = {}
 
     def concept(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None = None, bare: str | None = None
@@ -164,6 +165,18 @@ class Codes:
                 asked=question.asked + answer.asked,
             )
         return self._answered[pair]
+
+    def meeting(self, concept: Concept, code: str, description: str | None) -> Concept:
+        """The concept under another code, to whose scale its values are brought; its own code is one of the others."""
+        if (concept, code) not in self._meeting:
+            self._meeting[concept, code] = replace(
+                concept,
+                code=code,
+                source=concept.source or concept.code,
+                others=tuple(other for other in (concept.code, *concept.others) if other != code),
+                descriptions=(*concept.descriptions, *([(code, description)] if description else [])),
+            )
+        return self._meeting[concept, code]
 
     def _choose(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None, bare: str | None

@@ -22,6 +22,7 @@ from ehr_tl.convert.index import DRUG, Links
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
 from ehr_tl.convert.terminology import Terminology
+from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
@@ -146,6 +147,7 @@ class _Conversion:
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
             "codes": self.glossary.counts(),
+            "units": count_changes(self.folder / "data"),
             "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(self.export.ignored),
             "patients_sharing_an_identifier": self.index.shared,

@@ -17,6 +17,7 @@ from ehr_tl.convert.gather import PieceKey, Places, key_of
 from ehr_tl.convert.index import DRUG, PATIENT, Index, Links
 from ehr_tl.convert.span import Days, days_of
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
+from ehr_tl.convert.units import Units
 from ehr_tl.convert.write import table_of
 from ehr_tl.fhir.pieces import Piece, Read
 
@@ -59,11 +60,12 @@ class Convert:
     def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places], keep: bool = False):
         self.adapter, self.links, self.repeated, self.keep = adapter, links, repeated, keep
         codes = Codes(adapter)
+        units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]
-            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes))
+            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes, units))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Compiled views stay where they are; a worker compiles its own."""

@@ -27,6 +27,9 @@ from ehr_tl.fhir.blocks import Unreadable, blocks, document, lines
 from ehr_tl.fhir.pieces import BOM, Piece, Read, document_pieces, line_pieces
 from ehr_tl.fhir.times import parse_time
 
+#: Stands in the folder of an export that is still being fetched.
+UNFINISHED = ".unfinished.json"
+
 #: Why something in an export is no resource.
 FAULTS = {
     "not_json": "the text is not JSON (cut off, NaN, or not UTF-8)",
@@ -39,6 +42,8 @@ FAULTS = {
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
+#: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
+_LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _BOMB_RATIO, _BOMB_SIZE = 200, 1 << 30
 _MANIFEST_SIZE = 16 << 20
@@ -135,8 +140,8 @@ def open_export(path: str | Path) -> Export:
         path: A folder, a zip, an NDJSON file or a Bundle.
 
     Raises:
-        ExportError: There is nothing to read, a folder may not be opened, or a zip is damaged or would climb out of its
-            folder or swell beyond all measure.
+        ExportError: There is nothing to read, not all of it was fetched, a folder may not be opened, or a zip is
+            damaged or would climb out of its folder or swell beyond all measure.
     """
     if not str(path).strip():
         raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
@@ -150,7 +155,9 @@ def open_export(path: str | Path) -> Export:
     files, ignored, times = [], [], []
     for file in sorted(_walk(path), key=lambda file: file.name):
         name = PurePosixPath(file.name).name
-        if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
+        if name == UNFINISHED:
+            raise _unfinished(path)
+        if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
             ignored.append(file.name)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
@@ -160,6 +167,14 @@ def open_export(path: str | Path) -> Export:
     if not any(file.size for file in files):
         raise _nothing(path, files, ignored)
     return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+
+
+def _unfinished(path: Path) -> ExportError:
+    return ExportError(
+        f"{path} is not whole: `ehr-tl fetch` has begun it and not come to its end",
+        expected="a whole export",
+        fix="run the same `ehr-tl fetch` again: it goes on where it broke off",
+    )
 
 
 def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:

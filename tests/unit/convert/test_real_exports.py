@@ -61,11 +61,10 @@ def test_planted_faults(data, tmp_path):
     quarantine = [json.loads(line) for line in (events.folder / "quarantine.ndjson").read_text().splitlines()]
     aside = {
         reason: sorted(line["resource_id"].partition("/")[2] for line in quarantine if line["reason"] == reason)
-        for reason in ("unknown_patient", "implausible_value", "repeated")
+        for reason in ("unknown_patient", "repeated")
     }
     assert aside == {
         "unknown_patient": truth["orphan_observations"],
-        "implausible_value": truth["implausible_values"],
         "repeated": truth["repeated_observations"],
     }
     counts = events.coverage["resources"]
