@@ -1,9 +1,11 @@
 """What ConceptMaps make of a code: equivalence, chains, several targets, precedence, circles, faults."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ehr_tl.convert import convert, load_adapter
 from ehr_tl.convert.concept_maps import ConceptMaps
@@ -316,10 +318,6 @@ def test_an_empty_folder_of_maps_is_an_error(tmp_path):
 @pytest.mark.slow
 def test_the_truth_of_the_hospital_with_local_codes(data, tmp_path):
     """Codes by what the maps say of them. Panels, whose components are the events, are counted from the export."""
-    import io
-
-    import zstandard
-
     truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())
     folder = tmp_path / "local"
     folder.mkdir()
@@ -340,8 +338,9 @@ def test_the_truth_of_the_hospital_with_local_codes(data, tmp_path):
             except ValueError:
                 continue
             parts = resource.get("component", [])
-            (panels if parts else singles).add(resource["code"]["coding"][0]["code"])
-            singles |= {part["code"]["coding"][0]["code"] for part in parts}
+            codings = [coding["code"] for coding in resource.get("code", {}).get("coding", [])]
+            (panels if parts else singles).update(codings)
+            singles.update(part["code"]["coding"][0]["code"] for part in parts)
     (element,) = (each["element"] for each in json.loads((given / "ConceptMap-observation.json").read_text())["group"])
     listed = {each["code"]: each["target"][0]["equivalence"] for each in element}
     for panel in panels - singles:

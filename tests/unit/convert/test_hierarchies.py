@@ -1,5 +1,6 @@
 """What lies above codes of public classifications, by hand and beside the libraries that carry the tables."""
 
+import re
 import subprocess
 import sys
 
@@ -69,6 +70,13 @@ def test_a_code_that_no_table_has_lies_below_its_shorter_ones():
     known = ["ICD10CM//E11.9", "ICD10CM//E11", "CCSR//END002", "ICD10CM_BLOCK//E08-E13", "ICD10CM_CHAPTER//4"]
     assert above("ICD10CM//E11.99") == known
     assert above("ICD10CM//QQQ.123") == ["ICD10CM//QQQ.12", "ICD10CM//QQQ.1", "ICD10CM//QQQ"]
+
+
+@pytest.mark.parametrize("code", ["ICD10CM//I15.0", "ICD10//I15.0", "ICD10GM//I15.00"])
+def test_patterns_for_codes_do_not_find_others_by_the_names_of_blocks(code):
+    """I15 is none of I10 to I13, and lies in the block I10-I1A, or I10-I15 of WHO."""
+    assert any("_BLOCK//I10-I1" in each for each in above(code))
+    assert not any(re.search(r"^ICD10(CM|GM)?//(I1[0-3]|C)", each) for each in above(code))
 
 
 @pytest.mark.parametrize("system", ["ICD10CM", "ICD10", "ICD10GM", "ICD9CM", "ICD9Proc", "CCS", "CCSR", "ATC"])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ehr_tl.convert import convert, load_adapter
+from ehr_tl.convert.terminology import Terminology, TerminologyFault
 from ehr_tl.errors import AdapterError
 
 WARD, SNOMED = "urn:ours:ward", "http://snomed.info/sct"
@@ -202,3 +203,43 @@ def test_terminology_in_an_export_and_a_map_in_it_change_no_code(converted, fhir
     more = converted(fhir.mary, TREE, DIABETES, concept_map, diagnosis(fhir, "c1", WARD, "MI"), folder="more")
     assert more.frame.equals(plain.frame)
     assert more.coverage["ConceptMap"]["unused"] == {"no_view": 1}
+
+
+JUNK = [None, "", "x", 0, True, 1e300, [], ["x"], [None], {}, {"x": 1}, [{"x": 1}]]
+SOUND = [
+    code_system(
+        {"code": "A", "display": "a", "property": [{"code": "parent", "valueCode": "B"}], "concept": [{"code": "C"}]},
+        property=[{"code": "isa", "uri": "http://hl7.org/fhir/concept-properties#parent"}],
+        hierarchyMeaning="is-a",
+        supplements="urn:x",
+    ),
+    DIABETES
+    | {"expansion": {"contains": [{"system": WARD, "code": "A", "contains": [{"code": "B"}]}]}, "url": "urn:x"},
+]
+
+
+def places(value, at=()):
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*at, key)
+        yield from places(inner, (*at, key))
+
+
+@pytest.mark.parametrize("resource", SOUND)
+def test_whatever_stands_in_an_element_is_read_or_a_fault(resource):
+    naming = load_adapter("fhir_r4").naming
+    tried = 0
+    for place in places(json.loads(json.dumps(resource))):
+        for junk in JUNK if place != ("resourceType",) else ():
+            changed = json.loads(json.dumps(resource))
+            holder = changed
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = junk
+            found = Terminology()
+            try:
+                found.read(changed, naming)
+            except TerminologyFault:
+                assert found == Terminology()  # all of it or nothing
+            assert all(isinstance(text, str) for pair in found.descriptions.items() for text in pair)
+            tried += 1
+    assert tried > 200
