@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import cumulus_fhir_support as cfs
@@ -21,6 +22,10 @@ _FIRST_CONTACT = 30
 
 #: Headers of an answer that smart-fetch needs. It writes them to log.ndjson, where a cookie has no place.
 _HEADERS = {"content-length", "content-location", "content-type", "date", "expires", "retry-after", "x-progress"}
+
+
+#: What the request of the running task has shown to be let in.
+_SENT: ContextVar[dict[str, str]] = ContextVar("_SENT")
 
 
 class Client(cfs.FhirClient):
@@ -112,6 +117,7 @@ class Client(cfs.FhirClient):
                 retry_callback(response, seconds)
 
         self._remember()
+        _SENT.set(self._auth.sign_headers())
         try:
             response = await super().request(
                 method,
@@ -138,10 +144,10 @@ class Client(cfs.FhirClient):
 
     async def _reauthorize(self) -> dict[str, str]:
         """Overridden. Of several requests whose token has run out one asks for a new: it may end the one before."""
-        old = self._auth.sign_headers()
         async with self._signing_in:
-            if self._auth.sign_headers() == old:
-                return await super()._reauthorize()
+            if self._auth.sign_headers() == _SENT.get():
+                await super()._reauthorize()
+        _SENT.set(self._auth.sign_headers())
         return self._auth.sign_headers()
 
     def _explain(self, error: Exception, step: str, url: str) -> FetchError:
