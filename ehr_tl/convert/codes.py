@@ -11,13 +11,14 @@ from typing import NamedTuple
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.concepts import TEXT
 from ehr_tl.convert.adapter import Adapter
 
 #: System, code and display, as a resource writes them.
 Coding = tuple[str | None, str | None, str | None]
 
-#: System of concepts that have a text and no coding, and of codings without a system.
-TEXT, LOCAL = "TEXT", "LOCAL"
+#: System of codings without a system.
+LOCAL = "LOCAL"
 
 #: Meanings of ConceptMap equivalences (R4) and relationships (R5) by which an event may take the target's code: what is
 #: true of the source is true of the target.
@@ -59,7 +60,12 @@ class _Candidate(NamedTuple):
 
 
 class Codes:
-    """Chooses codes by an adapter's systems and ConceptMaps, and remembers every code that was given out."""
+    """Chooses codes by an adapter's systems and ConceptMaps, and remembers every code that was given out.
+
+    Attributes:
+        displays: Code -> display of the first coding that had one. A description may be what somebody typed; a display
+            comes with the code.
+    """
 
     def __init__(self, adapter: Adapter):
         manifest = adapter.manifest
@@ -76,6 +82,7 @@ class Codes:
         self._denials = {system: set(codes) for system, codes in manifest.denials.items()}
         self._apart = {rule.prefix for rule in manifest.events.values() if rule.apart}
         self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
+        self.displays: dict[str, str] = {}
         self._descriptions: dict[str, str] = {}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
@@ -169,7 +176,7 @@ class Codes:
         candidates = [
             candidate
             for place, (system, code, display) in enumerate(codings)
-            for candidate in self._candidates(place, system, code, display or text, bare)
+            for candidate in self._candidates(place, (system, code, display), text, bare)
         ]
         if not candidates and text and text.strip():
             text = " ".join(text.split())[:_LONGEST_TEXT]
@@ -194,20 +201,24 @@ class Codes:
         return f"{prefix}//{code}"
 
     def _candidates(
-        self, place: int, system: str | None, code: str, display: str | None, bare: str | None
+        self, place: int, coding: Coding, text: str | None, bare: str | None
     ) -> Iterator[_Candidate]:
         """What a coding may become: itself, and the target of a ConceptMap."""
+        system, code, display = coding
         name, own = self._written(system, code, bare)
+        if display:
+            self.displays.setdefault(own, display)
         target = self._maps.get((system, code))
         if target and target[0] in self._roles and target[0] != bare:
             target = None  # "deceased" is a disposition where dispositions are read, and nowhere else
         standard = name in self._standard or (system or "") == bare
         tier = 2 if not standard else 1 if target else 0
-        yield _Candidate((tier, self._order(name), place), own, display, (name, "kept" if standard else "unmapped"))
+        described = display or text
+        yield _Candidate((tier, self._order(name), place), own, described, (name, "kept" if standard else "unmapped"))
         if target:
             target_name, mapped = self._written(*target[:2], bare)
             rank = (0, self._order(target_name), place)
-            yield _Candidate(rank, mapped, target[2] or display, (name, "mapped"), own)
+            yield _Candidate(rank, mapped, target[2] or described, (name, "mapped"), own)
 
     def _describe(self, code: str, description: str | None) -> None:
         if description:

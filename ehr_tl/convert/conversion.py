@@ -18,9 +18,10 @@ from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.index import DRUG, PATIENT, Index
+from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
-from ehr_tl.events import STALE, Events, ExportInfo
+from ehr_tl.events import STALE, Events, ExportInfo, scan_events
 from ehr_tl.fhir.export import Export, Read, open_export
 from ehr_tl.fhir.versions import refuse_other_versions
 from ehr_tl.files import whole, write_json
@@ -159,10 +160,12 @@ class _Conversion:
         manifest = self.adapter.manifest
         pq.write_table(meds.CodeMetadataSchema.align(self.codes.table().to_arrow()), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
+        codes = self.codes.counts()
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
-            "codes": self.codes.counts(),
+            "codes": codes,
+            **inventory(scan_events(self.folder), codes, self.codes.displays),
             "ignored_files": list(self.export.ignored),
         }
         write_json(metadata / "coverage.json", coverage)
