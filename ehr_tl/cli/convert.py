@@ -25,7 +25,10 @@ def convert(
     """From a FHIR export to events: a MEDS 0.4 dataset with coverage and quarantine."""
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
+    from ehr_tl.report import write_coverage
 
     events = convert_export(export, adapter, out)
+    write_coverage(events.folder / "coverage.html", events)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")
+    typer.echo(f"What became of everything: {events.folder / 'coverage.html'}")

@@ -200,9 +200,7 @@ class Codes:
             self._above[f"{prefix}//{code}"] = code
         return f"{prefix}//{code}"
 
-    def _candidates(
-        self, place: int, coding: Coding, text: str | None, bare: str | None
-    ) -> Iterator[_Candidate]:
+    def _candidates(self, place: int, coding: Coding, text: str | None, bare: str | None) -> Iterator[_Candidate]:
         """What a coding may become: itself, and the target of a ConceptMap."""
         system, code, display = coding
         name, own = self._written(system, code, bare)

@@ -75,12 +75,7 @@ def familiarity(events: Events, known: Collection[str], checkpoint: str) -> Fami
         checkpoint: Its name.
     """
     frame = _clinical(events.history())
-    counts = (
-        frame.group_by("concept", "code")
-        .agg(events=pl.len(), subjects=pl.col("subject_id").n_unique())
-        .sort("concept")
-        .collect()
-    )
+    counts = frame.group_by("concept", "code").agg(events=pl.len()).sort("concept").collect(engine="streaming")
     seen, systems = frozenset(known), events.coverage["codes"]
     level = [_level(each, code, seen, events) for each, code in counts.select("concept", "code").iter_rows()]
     owner = [system(code, systems) for code in counts["code"]]
@@ -122,7 +117,12 @@ def _by_level(counts: pl.DataFrame) -> dict[str, int]:
 
 def _subjects(frame: pl.LazyFrame, counts: pl.DataFrame, total: int) -> dict[str, int]:
     known = counts.select("concept", known=pl.col("level") != _UNKNOWN)
-    shares = frame.join(known.lazy(), on="concept").group_by("subject_id").agg(pl.mean("known")).collect()["known"]
+    shares = (
+        frame.join(known.lazy(), on="concept")
+        .group_by("subject_id")
+        .agg(pl.mean("known"))
+        .collect(engine="streaming")["known"]
+    )
     less = int((shares < ENOUGH).sum())
     return {"half_or_more": len(shares) - less, "less": less, "none": total - len(shares)}
 
@@ -131,11 +131,13 @@ def _missing(frame: pl.LazyFrame, counts: pl.DataFrame, systems: Collection[str]
     unknown = counts.filter(pl.col("level") == _UNKNOWN).select("concept")
     codes = (
         frame.join(unknown.lazy(), on="concept")
+        .group_by("code", "subject_id")
+        .len("events")
         .group_by("code")
-        .agg(events=pl.len(), subjects=pl.col("subject_id").n_unique())
+        .agg(pl.sum("events"), subjects=pl.len())
         .filter(pl.col("subjects") >= FEWEST_SUBJECTS)
         .sort("events", "code", descending=[True, False])
-        .collect()
+        .collect(engine="streaming")
     )
     typed = [any(part.startswith(f"{TEXT}//") for part in parts(code, {*systems, TEXT})) for code in codes["code"]]
     return codes.filter(~pl.Series(typed, dtype=pl.Boolean)).head(NAMED).to_dicts()
