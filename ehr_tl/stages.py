@@ -94,7 +94,7 @@ def convert(job: Job) -> dict[str, Any]:
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.report import write_coverage
 
-    events = convert_export(job.export, job.adapter, job.folder / "events")
+    events = convert_export(job.export, job.adapter, job.folder / "events", threads=job.threads)
     write_coverage(events.folder / "coverage.html", events)
     kinds = events.coverage["resources"].values()
     return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}

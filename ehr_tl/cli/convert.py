@@ -21,13 +21,17 @@ def convert(
     export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
     adapter: Annotated[str, typer.Option(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     out: Annotated[Path, typer.Option(parser=folder, metavar="EVENTS", help="Events folder to write.")],
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processors to use; default: all.")] = None,
+    keep_quarantined: Annotated[
+        bool, typer.Option("--keep-quarantined", help="Keep what is set aside, in full: patients' data.")
+    ] = False,
 ) -> None:
     """From a FHIR export to events: a MEDS 0.4 dataset with coverage and quarantine."""
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
     from ehr_tl.report import write_coverage
 
-    events = convert_export(export, adapter, out)
+    events = convert_export(export, adapter, out, threads=threads, keep_quarantined=keep_quarantined)
     write_coverage(events.folder / "coverage.html", events)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")

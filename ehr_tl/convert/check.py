@@ -201,7 +201,7 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
     sampled = 0
     for file in track(export.files, "What is left out"):
         within: Counter[str] = Counter()
-        for read in export.read_file(file):
+        for read in file.read():
             types[read.type] += 1
             within[read.type] += 1
             if read.resource is not None and read.type in looked.named and within[read.type] <= SAMPLE:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import polars as pl
@@ -37,18 +37,27 @@ class Concept:
         source: What the hospital wrote, where `code` is the target of a map.
         others: Further codes of the same fact: other codings, what a mapped code was mapped from.
         counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
+        descriptions: What the codes mean, where it is said: (code, description).
+        above: (code, the one above it): the code below a prefix, the question of an answer.
+        displays: (code, display) of the codings that have one. A description may be what somebody typed, a display
+            comes with the code.
         nothing_known: The concept says that nothing is known or present.
         denies: As an answer it denies its question.
-        uses: Number of events.
     """
 
     code: str
     source: str | None
     others: tuple[str, ...]
     counts: tuple[tuple[str, str], ...]
+    descriptions: tuple[tuple[str, str], ...] = ()
+    above: tuple[tuple[str, str], ...] = ()
+    displays: tuple[tuple[str, str], ...] = ()
     nothing_known: bool = False
     denies: bool = False
-    uses: int = field(default=0)
+
+    @property
+    def description(self) -> str | None:
+        return dict(self.descriptions).get(self.code)
 
 
 class _Candidate(NamedTuple):
@@ -60,12 +69,7 @@ class _Candidate(NamedTuple):
 
 
 class Codes:
-    """Chooses codes by an adapter's systems and ConceptMaps, and remembers every code that was given out.
-
-    Attributes:
-        displays: Code -> display of the first coding that had one. A description may be what somebody typed; a display
-            comes with the code.
-    """
+    """Chooses codes by an adapter's systems and ConceptMaps: the same for the same codings, whatever came before."""
 
     def __init__(self, adapter: Adapter):
         manifest = adapter.manifest
@@ -82,11 +86,8 @@ class Codes:
         self._denials = {system: set(codes) for system, codes in manifest.denials.items()}
         self._apart = {rule.prefix for rule in manifest.events.values() if rule.apart}
         self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
-        self.displays: dict[str, str] = {}
-        self._descriptions: dict[str, str] = {}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
-        self._above: dict[str, str] = {}  # code -> the one above it: the code below a prefix, the question of an answer
 
     def concept(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None = None, bare: str | None = None
@@ -119,53 +120,24 @@ class Codes:
         if pair not in self._answered:
             mapped = question.source or answer.source
             code = f"{question.code}//{answer.code}"
-            described = [self._descriptions[one.code] for one in pair if one.code in self._descriptions]
-            self._describe(code, ": ".join(described))
+            described = ": ".join(filter(None, [question.description, answer.description]))
             others = [f"{question.code}//{other}" for other in answer.others]
+            above = {**dict(question.above), **dict(answer.above)}
             if not answer.denies or question.code.startswith("LOINC//"):  # LOINC names tests: they were done
-                self._above.update(dict.fromkeys([code, *others], question.code))
+                above.update(dict.fromkeys([code, *others], question.code))
                 others += question.others
+            descriptions = {**dict(question.descriptions), **({code: described} if described else {})}
             self._answered[pair] = Concept(
                 code,
                 f"{question.source or question.code}//{answer.source or answer.code}" if mapped else None,
                 tuple(others),
                 question.counts + answer.counts,
+                tuple(descriptions.items()),
+                tuple(above.items()),
+                question.displays + answer.displays,
                 question.nothing_known,
             )
         return self._answered[pair]
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""
-        totals: dict[str, Counter[str]] = {}
-        for concept in self._used():
-            for system, how in concept.counts:
-                totals.setdefault(system, Counter())[how] += concept.uses
-        return {
-            system: {how: totals[system][how] for how in ("kept", "mapped", "unmapped")} for system in sorted(totals)
-        }
-
-    def table(self) -> pl.DataFrame:
-        """`metadata/codes.parquet`: every code of events, and all of their parents."""
-        above: dict[str, str | None] = {}
-        ahead = [code for concept in self._used() for code in (concept.code, *concept.others)]
-        for code in ahead:
-            if code not in above:
-                above[code] = self._above.get(code) or _shorter(code)
-                ahead += filter(None, [above[code]])
-        codes = sorted(above)
-        return pl.DataFrame(
-            {
-                "code": codes,
-                "description": [self._descriptions.get(code) for code in codes],
-                "parent_codes": [[above[code]] if above[code] else [] for code in codes],
-            },
-            schema=schema.CODES,
-        )
-
-    def _used(self) -> Iterator[Concept]:
-        for concept in (*self._concepts.values(), *self._answered.values()):
-            if concept and concept.uses:
-                yield concept
 
     def _choose(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None, bare: str | None
@@ -176,7 +148,7 @@ class Codes:
         candidates = [
             candidate
             for place, (system, code, display) in enumerate(codings)
-            for candidate in self._candidates(place, (system, code, display), text, bare)
+            for candidate in self._candidates(place, system, code, display or text, bare)
         ]
         if not candidates and text and text.strip():
             text = " ".join(text.split())[:_LONGEST_TEXT]
@@ -184,43 +156,45 @@ class Codes:
         if not candidates:
             return None
         candidates = sorted(candidates, key=lambda candidate: candidate.rank)
-        code, *others = dict.fromkeys(self._named(candidate, prefix) for candidate in candidates)
-        nothing_known = any(_listed(self._nothing, system, code) for system, code, _ in codings)
-        denies = any(_listed(self._denials, system, code) for system, code, _ in codings)
-        return Concept(code, candidates[0].source, tuple(others), (candidates[0].count,), nothing_known, denies)
+        descriptions: dict[str, str] = {}
+        above: dict[str, str] = {}
+        names: dict[str, None] = {}
+        for candidate in candidates:
+            name = f"{prefix}//{candidate.code}" if prefix else candidate.code
+            names[name] = None
+            if candidate.description:
+                descriptions.setdefault(candidate.code, candidate.description)
+                descriptions.setdefault(name, candidate.description)
+            if prefix and "//" in candidate.code and prefix not in self._apart:
+                above[name] = candidate.code
+        code, *others = names
+        return Concept(
+            code,
+            candidates[0].source,
+            tuple(others),
+            (candidates[0].count,),
+            tuple(descriptions.items()),
+            tuple(above.items()),
+            tuple((self._written(system, code, bare)[1], display) for system, code, display in codings if display),
+            nothing_known=any(_listed(self._nothing, system, code) for system, code, _ in codings),
+            denies=any(_listed(self._denials, system, code) for system, code, _ in codings),
+        )
 
-    def _named(self, candidate: _Candidate, prefix: str | None) -> str:
-        """The code that a candidate gives an event; what it stands for is remembered."""
-        code = candidate.code
-        self._describe(code, candidate.description)
-        if not prefix:
-            return code
-        self._describe(f"{prefix}//{code}", candidate.description)
-        if "//" in code and prefix not in self._apart:
-            self._above[f"{prefix}//{code}"] = code
-        return f"{prefix}//{code}"
-
-    def _candidates(self, place: int, coding: Coding, text: str | None, bare: str | None) -> Iterator[_Candidate]:
+    def _candidates(
+        self, place: int, system: str | None, code: str, display: str | None, bare: str | None
+    ) -> Iterator[_Candidate]:
         """What a coding may become: itself, and the target of a ConceptMap."""
-        system, code, display = coding
         name, own = self._written(system, code, bare)
-        if display:
-            self.displays.setdefault(own, display)
         target = self._maps.get((system, code))
         if target and target[0] in self._roles and target[0] != bare:
             target = None  # "deceased" is a disposition where dispositions are read, and nowhere else
         standard = name in self._standard or (system or "") == bare
         tier = 2 if not standard else 1 if target else 0
-        described = display or text
-        yield _Candidate((tier, self._order(name), place), own, described, (name, "kept" if standard else "unmapped"))
+        yield _Candidate((tier, self._order(name), place), own, display, (name, "kept" if standard else "unmapped"))
         if target:
             target_name, mapped = self._written(*target[:2], bare)
             rank = (0, self._order(target_name), place)
-            yield _Candidate(rank, mapped, target[2] or described, (name, "mapped"), own)
-
-    def _describe(self, code: str, description: str | None) -> None:
-        if description:
-            self._descriptions.setdefault(code, description)
+            yield _Candidate(rank, mapped, target[2] or display, (name, "mapped"), own)
 
     def _order(self, name: str) -> int:
         return self._rank.get(name, len(self._rank))
@@ -236,6 +210,59 @@ class Codes:
         form = self._forms.get(name)
         code = written(code, form) if form else code
         return name, code if (system or "") == bare else f"{name}//{code}"
+
+
+class Glossary:
+    """The codes that events were given: what they mean, what lies above them, how they came about.
+
+    Attributes:
+        displays: Code -> the first display that came with it.
+    """
+
+    def __init__(self) -> None:
+        self.displays: dict[str, str] = {}
+        self._descriptions: dict[str, str] = {}
+        self._above: dict[str, str] = {}
+        self._codes: dict[str, None] = {}
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, uses: Iterable[tuple[Concept, int]]) -> None:
+        """Enters concepts with the number of their events; what is said first of a code counts."""
+        for concept, number in uses:
+            self._codes.update(dict.fromkeys((concept.code, *concept.others)))
+            for code, description in concept.descriptions:
+                self._descriptions.setdefault(code, description)
+            for code, parent in concept.above:
+                self._above.setdefault(code, parent)
+            for code, display in concept.displays:
+                self.displays.setdefault(code, display)
+            for system, how in concept.counts:
+                self._counts.setdefault(system, Counter())[how] += number
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""
+        return {
+            system: {how: self._counts[system][how] for how in ("kept", "mapped", "unmapped")}
+            for system in sorted(self._counts)
+        }
+
+    def table(self) -> pl.DataFrame:
+        """`metadata/codes.parquet`: every code of events, and all of their parents."""
+        above: dict[str, str | None] = {}
+        ahead = list(self._codes)
+        for code in ahead:
+            if code not in above:
+                above[code] = self._above.get(code) or _shorter(code)
+                ahead += filter(None, [above[code]])
+        codes = sorted(above)
+        return pl.DataFrame(
+            {
+                "code": codes,
+                "description": [self._descriptions.get(code) for code in codes],
+                "parent_codes": [[above[code]] if above[code] else [] for code in codes],
+            },
+            schema=schema.CODES,
+        )
 
 
 def written(code: str, form: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ehr_tl.convert.adapter import Adapter, EventRule, time_columns
 from ehr_tl.convert.codes import Codes, Coding, Concept
-from ehr_tl.convert.index import OPEN, TO_THE_DAY, VISIT, Index
+from ehr_tl.convert.index import OPEN, TO_THE_DAY, VISIT, Index, Vague
 from ehr_tl.fhir.times import parse_time
 from ehr_tl.fhir.views import RowError, View
 
@@ -294,7 +294,7 @@ def _time_reader(
     alternatives = [[(columns.index(column), optional) for column, optional in alternative] for alternative in named]
     at = [places.get(column) for column in columns]
     zone, end_of, earliest, latest = adapter.zone, not rule.begins, adapter.earliest, adapter.latest
-    ends, in_visit, vague = index.visit_ends, rule.in_visit, index.vague
+    ends, in_visit = index.links.visit_ends, rule.in_visit
 
     def moment(text: str, bound: datetime | None) -> datetime | None:
         if rule.undated and len(text) < TO_THE_DAY:
@@ -304,11 +304,9 @@ def _time_reader(
             raise SetAside("impossible_time")
         if not earliest <= time <= latest:
             raise SetAside("implausible_time")
-        if len(text) < TO_THE_DAY:
-            vague.add(time)
         if bound and parse_time(text, zone, False) <= bound < time:
             return bound
-        return time
+        return Vague.of(time) if len(text) < TO_THE_DAY else time
 
     def read(row: tuple, visit: str | None) -> datetime | str | None:
         end = ends.get(visit)

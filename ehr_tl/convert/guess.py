@@ -27,7 +27,7 @@ def guess_adapter(export: str | Path | Export) -> tuple[str, str]:
     found: Counter[str] = Counter()
     seen = 0
     for file in export.files[:_FILES]:
-        for read in islice(export.read_file(file), _RESOURCES):
+        for read in islice(file.read(), _RESOURCES):
             if read.resource is None:
                 continue
             seen += 1

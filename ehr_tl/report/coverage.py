@@ -46,6 +46,7 @@ def coverage_content(
     return {
         "export": export,
         "events": coverage["events"],
+        "sharing": coverage["patients_sharing_an_identifier"],
         "resources": resources,
         "resources_total": _total(resources, ("read", *OUTCOMES, "rows")),
         "reasons": {which: _reasons(coverage["resources"], which) for which in ("unused", "set_aside", "faults")},

@@ -30,10 +30,10 @@ def test_adds_up_to_what_conversion_counted(case, tmp_path):
 
 
 def test_adds_up_for_a_hospital_with_codes_of_its_own(data, tmp_path):
-    coverage = convert(data / "synthea" / "target_local", "synthea", tmp_path / "events").coverage
+    coverage = convert(data / "synthea" / "target_local", "example_local", tmp_path / "events").coverage
     adds_up(coverage)
-    truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())
-    assert coverage["unmapped"]["diagnosis"]["codes"] == sum(truth["concept_map_diagnosis"].values())
+    truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())["concept_map_diagnosis"]
+    assert coverage["unmapped"]["HospitalDiagnosis"]["codes"] == truth["unmatched"] + truth["absent"]
 
 
 def people(number):

@@ -26,9 +26,9 @@ def bundle(*resources, **more):
     return {"resourceType": "Bundle", "entry": [{"fullUrl": f"urn:uuid:{r['id']}", "resource": r} for r in resources]}
 
 
-def read(path, types=None):
+def read(path):
     """(id or fault, file, line) of all that is read."""
-    reads = list(open_export(path).read(types))
+    reads = list(open_export(path).read())
     assert all((r.fault is None) == (r.resource is not None) and r.fault in {None, *FAULTS} for r in reads)
     return [(r.fault or r.resource["id"], r.file, r.line) for r in reads]
 
@@ -182,16 +182,6 @@ def test_a_line_or_document_without_end_is_not_kept(tmp_path, monkeypatch):
     (tmp_path / "y.json").write_bytes(b" " * (5 << 20))
     found = read(tmp_path)
     assert [(what, line) for what, _, line in found] == [("p0", 1), ("too_large", 2), ("p1", 3), ("too_large", 1)]
-
-
-def test_types_pick_resources_and_leave_faults_out(tmp_path):
-    group = b'{"id": "g", "member": [{"entity": {"type": "Patient"}}], "resourceType": "Group"}\n'
-    late = b'{"id": "late", "resourceType": "Patient"}\n'
-    device = b'{"resourceType":"Device","id":"d"}\n'
-    inner = json.dumps(bundle(patient(7)), separators=(",", ":")).encode()
-    (tmp_path / "x.ndjson").write_bytes(ndjson(1) + b'{"Patient"\n' + group + device + late + inner)
-    assert [what for what, _, _ in read(tmp_path, {"Patient"})] == ["p0", "late", "p7"]
-    assert [(what, line) for what, _, line in read(tmp_path, {"Group", "Device"})] == [("g", 3), ("d", 4)]
 
 
 def test_a_manifest_says_when_the_export_was_made(tmp_path):

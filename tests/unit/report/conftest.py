@@ -147,6 +147,7 @@ COVERAGE = {
         }
     },
     "ignored_files": ["notes.pdf"],
+    "patients_sharing_an_identifier": 0,
 }
 
 LEVELS = {"exactly": 70, "related": 20, "unknown": 10}

@@ -217,6 +217,14 @@ def test_files_that_were_left_alone_are_counted_by_their_kind(page):
     assert read(page).tables["of-files"] == [[".pdf", "2"], ["other", "1"]]
 
 
+@pytest.mark.parametrize("sharing", [0, 2])
+def test_tells_of_patients_who_may_be_one_person(events, tmp_path, monkeypatch, sharing):
+    monkeypatch.setitem(events.coverage, "patients_sharing_an_identifier", sharing)
+    write_coverage(tmp_path / "coverage.html", events)
+    page = (tmp_path / "coverage.html").read_text(encoding="utf-8")
+    assert ("2 patients have an identifier that another has, too" in page) == bool(sharing)
+
+
 def test_tells_what_the_vocabulary_knows_and_warns(page):
     tables = read(page)
     assert ["SNOMED", str(PEOPLE - 1), "", str(PEOPLE - 1), "0", "0"] in tables.tables["of-familiar"]
