@@ -30,8 +30,11 @@ def convert(
     """From a FHIR export, or tables, to events: a MEDS 0.4 dataset with coverage and quarantine."""
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
+    from ehr_tl.report import write_coverage
 
     maps = concept_map or ()
     events = convert_export(export, adapter, out, maps, threads=threads, keep_quarantined=keep_quarantined)
+    write_coverage(events.folder / "coverage.html", events)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")
+    typer.echo(f"What became of everything: {events.folder / 'coverage.html'}")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.concepts import TEXT
 from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.concept_maps import Key, Target
 from ehr_tl.convert.hierarchies import look_up
@@ -18,8 +19,6 @@ from ehr_tl.convert.terminology import Terminology
 #: System, code and display, as a resource writes them.
 Coding = tuple[str | None, str | None, str | None]
 
-#: System of concepts that have a text and no coding.
-TEXT = "TEXT"
 
 _LONGEST_TEXT = 120
 
@@ -54,6 +53,8 @@ class Concept:
         counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
         descriptions: What the codes mean, where it is said: (code, description).
         above: (code, the one above it): the code below a prefix, the question of an answer.
+        displays: (code, display) of the codings that have one. A description may be what somebody typed, a display
+            comes with the code.
         nothing_known: The concept says that nothing is known or present.
         denies: As an answer it denies its question.
         asked: What ConceptMaps say of its codings.
@@ -65,6 +66,7 @@ class Concept:
     counts: tuple[tuple[str, str], ...]
     descriptions: tuple[tuple[str, str], ...] = ()
     above: tuple[tuple[str, str], ...] = ()
+    displays: tuple[tuple[str, str], ...] = ()
     nothing_known: bool = False
     denies: bool = False
     asked: tuple[Asked, ...] = ()
@@ -161,6 +163,7 @@ class Codes:
                 question.counts + answer.counts,
                 tuple(descriptions.items()),
                 tuple(above.items()),
+                question.displays + answer.displays,
                 question.nothing_known,
                 asked=question.asked + answer.asked,
             )
@@ -222,6 +225,11 @@ class Codes:
             (candidates[0].count,),
             tuple(descriptions.items()),
             tuple(above.items()),
+            displays=tuple(
+                (self._written(self._naming.url(system), code, bare)[1], display)
+                for system, code, display in codings
+                if display
+            ),
             nothing_known=any(_listed(self._nothing, *each) for each in said),
             denies=any(_listed(self._denials, *each) for each in said),
             asked=tuple(asked),
@@ -267,9 +275,14 @@ class Codes:
 
 
 class Glossary:
-    """The codes that events were given: what they mean, what lies above them, how they came about."""
+    """The codes that events were given: what they mean, what lies above them, how they came about.
+
+    Attributes:
+        displays: Code -> the first display that came with it.
+    """
 
     def __init__(self) -> None:
+        self.displays: dict[str, str] = {}
         self._descriptions: dict[str, str] = {}
         self._above: dict[str, str] = {}
         self._codes: dict[str, None] = {}
@@ -284,6 +297,8 @@ class Glossary:
                 self._descriptions.setdefault(code, description)
             for code, parent in concept.above:
                 self._above.setdefault(code, parent)
+            for code, display in concept.displays:
+                self.displays.setdefault(code, display)
             for system, how in concept.counts:
                 self._counts.setdefault(system, Counter())[how] += number
             for asked in concept.asked:

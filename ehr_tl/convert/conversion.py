@@ -19,13 +19,14 @@ from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
 from ehr_tl.convert.index import DRUG, Links
+from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
 from ehr_tl.convert.terminology import Terminology
 from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
-from ehr_tl.events import STALE, Events, ExportInfo
+from ehr_tl.events import STALE, Events, ExportInfo, scan_events
 from ehr_tl.fhir.export import Export
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
@@ -139,13 +140,15 @@ class _Conversion:
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        codes = self.glossary.table(self.terminology).to_arrow()
-        pq.write_table(meds.CodeMetadataSchema.align(codes), metadata / "codes.parquet")
+        table = self.glossary.table(self.terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(table), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
+        codes = self.glossary.counts()
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
-            "codes": self.glossary.counts(),
+            "codes": codes,
+            **inventory(scan_events(self.folder), codes, self.glossary.displays),
             "units": count_changes(self.folder / "data"),
             "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(self.export.ignored),
