@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import meds
-import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -23,7 +22,7 @@ from ehr_tl.convert.span import Days, add_days, span
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export, open_export
+from ehr_tl.fhir.export import Export, masked, open_export
 from ehr_tl.fhir.versions import refuse_other_versions
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
@@ -105,7 +104,7 @@ class _Conversion:
                 self.coverage.add(part.coverage)
                 add_days(self.days, part.days)
                 drugs |= part.drugs
-                quarantine.writelines(orjson.dumps(line) + b"\n" for line in part.coverage.quarantine)
+                quarantine.writelines(line + b"\n" for line in part.coverage.quarantine)
                 progress.advance(part.packed)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
         if not self.index.links.subjects:
@@ -138,7 +137,7 @@ class _Conversion:
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
             "codes": self.glossary.counts(),
-            "ignored_files": list(self.export.ignored),
+            "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,
         }
         write_json(metadata / "coverage.json", coverage)
@@ -197,9 +196,9 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
     counts = {name: found["read"] for name, found in coverage.to_json().items()}
     if not counts.keys() - {"?"}:
         return ExportError(
-            f"{export.path} holds no FHIR resource: nothing in its files (the first is {export.files[0].name}) is JSON "
-            "with a resourceType",
-            expected="FHIR R4 as NDJSON or JSON Bundles",
+            f"{export.path} holds no FHIR resource: nothing in its files ({len(export.files):,} such as "
+            f"{masked(export.files[0].name)}) is JSON with a resourceType",
+            expected="FHIR R4 as NDJSON or JSON Bundles, in UTF-8",
             fix="export as FHIR R4 JSON; files of other formats cannot be read, whatever their name",
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
