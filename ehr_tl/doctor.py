@@ -15,6 +15,7 @@ from ehr_tl.cohort import feasibility
 from ehr_tl.concepts import concept
 from ehr_tl.config import TransformerConfig, load_pipeline, pipeline_names
 from ehr_tl.convert import convert
+from ehr_tl.convert.codes import TEXT
 from ehr_tl.convert.guess import guess_adapter
 from ehr_tl.events import Events, ExportInfo
 from ehr_tl.fhir.export import open_export
@@ -131,6 +132,7 @@ def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> lis
 
 def _unknown(counts: pl.DataFrame) -> list[dict[str, Any]]:
     asked = ~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS) & ~pl.col("code").is_in([BIRTH, DEATH])
+    asked &= ~pl.col("code").str.split("//").list.contains(TEXT)  # somebody's words, and no code
     by_code = counts.filter(asked).group_by("code").agg(pl.sum("events"), pl.max("subjects"))
     ordered = by_code.sort("events", "code", descending=[True, False])
     return ordered.select("code", "events", "subjects").head(UNKNOWN_SHOWN).to_dicts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from typing import Any
 import orjson
 
 from ehr_tl.fhir.pieces import Read
+
+#: Type and id. What has spaces in it, or no end, is somebody's words and no id.
+_ID = re.compile(r"[A-Za-z]+/[!-~]{1,200}")
 
 #: What may become of resources, beside being used.
 _REASONS = ("unused", "set_aside", "faults")
@@ -57,7 +61,8 @@ class Coverage:
         fates = self._of(read.type)
         fates.read += 1
         fates.set_aside[reason] += 1
-        line = {"file": read.file, "line": read.line, "resource_id": resource_id, "reason": reason}
+        named = resource_id if resource_id and _ID.fullmatch(resource_id) else None
+        line = {"file": read.file, "line": read.line, "resource_id": named, "reason": reason}
         self.quarantine.append(_kept(line, read) if self.keep else orjson.dumps(line))
 
     def fault(self, kind: str, reason: str) -> None:
