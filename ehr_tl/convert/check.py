@@ -238,7 +238,7 @@ _OURS = ("resourceType", "id", "meta", "identifier", "contained", "implicitRules
 
 #: What stands in the place of a key or URL that is none: JSON may hold anything, also what tells of a patient.
 _ODD = "?"
-_KEY = re.compile(r"_?[A-Za-z][A-Za-z0-9]{0,63}")
+_KEY = re.compile(r"_?[a-z][A-Za-z0-9]{0,63}")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,200}")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import meds
-import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -27,7 +26,7 @@ from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo, scan_events
-from ehr_tl.fhir.export import Export
+from ehr_tl.fhir.export import Export, masked
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 from ehr_tl.threads import allowed
@@ -113,7 +112,7 @@ class _Conversion:
                 self.coverage.add(part.coverage)
                 add_days(self.days, part.days)
                 drugs |= part.drugs
-                quarantine.writelines(orjson.dumps(line) + b"\n" for line in part.coverage.quarantine)
+                quarantine.writelines(line + b"\n" for line in part.coverage.quarantine)
                 progress.advance(part.packed)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
         if not self.index.links.subjects:
@@ -151,7 +150,7 @@ class _Conversion:
             **inventory(scan_events(self.folder), codes, self.glossary.displays),
             "units": count_changes(self.folder / "data"),
             "concept_maps": self.glossary.concept_maps(),
-            "ignored_files": list(self.export.ignored),
+            "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,
             **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
@@ -211,9 +210,9 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
     counts = {name: found["read"] for name, found in coverage.to_json().items()}
     if not counts.keys() - {"?"}:
         return ExportError(
-            f"{export.path} holds no FHIR resource: nothing in its files (the first is {export.files[0].name}) is JSON "
-            "with a resourceType",
-            expected="FHIR R4 as NDJSON or JSON Bundles",
+            f"{export.path} holds no FHIR resource: nothing in its files ({len(export.files):,} such as "
+            f"{masked(export.files[0].name)}) is JSON with a resourceType",
+            expected="FHIR R4 as NDJSON or JSON Bundles, in UTF-8",
             fix="export as FHIR R4 JSON; tables (CSV, Parquet) are read with the adapters omop, meds and spreadsheet, "
             "files of other formats cannot be read, whatever their name",
         )

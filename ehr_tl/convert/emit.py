@@ -45,6 +45,7 @@ UNUSED = {
 
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?([eE][-+]?\d{1,3})?")
 _NO_PATIENT = re.compile(r"(^|/)(Group|Device|Location|Organization|Practitioner|Specimen|Medication|Substance)[/?]")
+_PRIMITIVE = {str, bool, int, float}
 
 
 class SetAside(Exception):
@@ -168,7 +169,7 @@ class Emitter:
             if found is None:
                 continue
             for one in found if found.__class__ is list else (found,):
-                if (word := values.get(str(one).strip().lower())) is not None:
+                if one.__class__ in _PRIMITIVE and (word := values.get(str(one).strip().lower())) is not None:
                     return f"{column}:{word}"
         return None
 

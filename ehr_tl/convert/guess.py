@@ -34,7 +34,10 @@ def guess_adapter(export: str | Path | Export) -> tuple[str, str]:
             if read.resource is None:
                 continue
             seen += 1
-            text = orjson.dumps(read.resource).decode()
+            try:
+                text = orjson.dumps(read.resource).decode()
+            except TypeError:  # nested more deeply than can be written
+                continue
             found.update(name for name, parts in marks.items() if any(part in text for part in parts))
     if not seen and export.tables:
         tables = {name: number for name, adapter in adapters.items() if (number := _tables_read(export, adapter))}

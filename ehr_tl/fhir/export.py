@@ -23,7 +23,7 @@ from typing import BinaryIO, NoReturn
 import orjson
 
 from ehr_tl.errors import ExportError
-from ehr_tl.fhir.blocks import Unreadable, blocks, document, lines
+from ehr_tl.fhir.blocks import Unreadable, blocks, document, is_bomb, lines
 from ehr_tl.fhir.pieces import BOM, Piece, Read, document_pieces, line_pieces
 from ehr_tl.fhir.times import parse_time
 
@@ -32,13 +32,14 @@ UNFINISHED = ".unfinished.json"
 
 #: Why something in an export is no resource.
 FAULTS = {
-    "not_json": "the text is not JSON (cut off, NaN, or not UTF-8)",
+    "not_json": "the text is not JSON (cut off, NaN, not UTF-8, or more than 1,000 elements inside one another)",
     "not_a_resource": "JSON without a resourceType, or a Bundle entry without a resource",
     "too_large": "one line or document of more than 512 MiB",
     "truncated_file": "a packed file ends too early; what came before was read",
     "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
     "bad_row": "a row of a table with more or fewer fields than its header, or a quotation mark that nothing closes",
     "bad_encoding": "a row of a table that is not in its file's encoding",
+    "bomb": "a packed file that swells to more than a GiB from almost nothing; what came before was read",
 }
 
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
@@ -48,8 +49,10 @@ _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORE
 #: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
 _LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
-_BOMB_RATIO, _BOMB_SIZE = 200, 1 << 30
 _MANIFEST_SIZE = 16 << 20
+
+#: Endings that say what a file is. Any other may be a part of a name, and that of a patient.
+_ENDING = re.compile(r"\.(csv|docx|gz|html?|jpg|json|log|md|ndjson|parquet|pdf|png|sql|tsv|txt|xlsx|xml|zip|zst)")
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ class ExportFile:
     Attributes:
         path: Where it is, or the zip that it is in.
         name: As in `Read.file`.
-        member: Its name inside the zip.
+        member: Its place among the files of the zip; names may occur twice.
         size: Bytes on disk, packed if it is; None for what is no file.
     """
 
     path: Path
     name: str
     size: int | None
-    member: str | None = None
+    member: int | None = None
 
     @property
     def type(self) -> str | None:
@@ -210,7 +213,7 @@ def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportE
         problem = f"{path} holds data files ({len(files)}), but all of them are empty"
     elif ignored:
         # By their endings: a file may be named after a patient.
-        kinds = Counter(PurePosixPath(name).suffix.lower() or "without an ending" for name in ignored)
+        kinds = Counter(masked(name).removeprefix("*") or "of another kind" for name in ignored)
         some = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
         problem = f"{path} holds no file that could be FHIR (files found: {some})"
     else:
@@ -222,60 +225,85 @@ def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportE
     )
 
 
+def masked(name: str) -> str:
+    """A file's name without what may be a patient's.
+
+    Examples:
+        >>> masked("letters/Jane_Doe.PDF"), masked("Jane.Doe")
+        ('*.pdf', '*')
+    """
+    ending = PurePosixPath(name).suffix.lower()
+    return f"*{ending}" if _ENDING.fullmatch(ending) else "*"
+
+
 def _walk(path: Path) -> Iterator[ExportFile]:
     """All files at or below `path`, the members of zip files included; links to folders are not followed."""
     if path.is_file():
-        yield from _expand(path, path.name)
+        yield from _expand(path, _text(path.name), str(path))
         return
     for folder, folders, names in os.walk(path, onerror=_fail):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for file in (Path(folder, name) for name in [*names, *links]):
-            name = file.relative_to(path).as_posix()
+            name = _text(file.relative_to(path).as_posix())
             if file.is_file():
-                yield from _expand(file, name)
+                yield from _expand(file, name, f"A zip file of {file.stat().st_size} bytes in {path}")
             else:
                 yield ExportFile(file, name, None)
 
 
+def _text(name: str) -> str:
+    """A file's name as text, whatever its encoding."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def _fail(error: OSError) -> NoReturn:
-    raise _refuse(error) from error
+    raise _refuse(error) from None
 
 
 def _refuse(error: OSError) -> ExportError:
+    """The error does not say which file it is, nor does what came before: it may be named after a patient."""
     return ExportError(
-        f"{error.filename} cannot be opened ({error.strerror})",
+        f"A file or folder of the export cannot be opened ({error.strerror})",
         expected="an export that can be read to its last file",
-        fix="let the account that runs ehr-tl read it, or move it out of the export",
+        fix="let the account that runs ehr-tl read it, or move it out of the export; `find EXPORT ! -readable`, run by "
+        "that account, names it",
     )
 
 
-def _expand(path: Path, name: str) -> Iterator[ExportFile]:
+def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
+    """A file, or the members of a zip; `shown` is what messages call it."""
     if not name.lower().endswith(".zip") or path.name.startswith("."):
         yield ExportFile(path, name, path.stat().st_size)
         return
     try:
-        members = [member for member in _archive(path, path.stat().st_mtime_ns).infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+        members = _archive(path, path.stat().st_mtime_ns).infolist()
+    except PermissionError as error:
+        raise _refuse(error) from None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise ExportError(
-            f"{name} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
-        ) from error
-    for member in members:
-        _check_member(member, name)
-        yield ExportFile(path, f"{name}/{member.filename}", member.compress_size, member.filename)
+            f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
+        ) from None
+    swollen = sum(member.file_size for member in members)
+    if is_bomb(path.stat().st_size, swollen) or any(is_bomb(one.compress_size, one.file_size) for one in members):
+        raise _untrusted(f"{shown} would unpack to {swollen >> 20:,} MiB from almost nothing")
+    taken: Counter[str] = Counter()
+    for place, member in enumerate(members):
+        if _leads_out(member.filename):
+            raise _untrusted(f"{shown} holds a member whose name leads out of the archive")
+        if not member.filename.endswith("/"):
+            taken[member.filename] += 1
+            number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
+            inside = member.filename.encode(errors="backslashreplace").decode()
+            yield ExportFile(path, f"{name}/{inside}{number}", member.compress_size, place)
 
 
-def _check_member(member: zipfile.ZipInfo, archive: str) -> None:
-    inside = PurePosixPath(member.filename.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
-        raise ExportError(
-            f"{archive} holds a member whose name leads out of the archive",
-            fix="do not trust this file; ask its sender",
-        )
-    if member.file_size > _BOMB_SIZE and member.file_size > _BOMB_RATIO * member.compress_size:
-        raise ExportError(
-            f"{archive} holds a member that would unpack to {member.file_size >> 20:,} MiB from almost nothing",
-            fix="do not trust this file; ask its sender",
-        )
+def _leads_out(member: str) -> bool:
+    inside = PurePosixPath(member.replace("\\", "/"))
+    return inside.is_absolute() or ".." in inside.parts or ":" in "".join(inside.parts[:1])
+
+
+def _untrusted(problem: str) -> ExportError:
+    return ExportError(problem, fix="do not trust this file; ask its sender")
 
 
 def _manifest(file: ExportFile) -> list[datetime] | None:
@@ -290,7 +318,8 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
     if not all(isinstance(value, dict) and "resourceType" not in value for value in values):
         return None
     details = [value["eventDetail"] if isinstance(value.get("eventDetail"), dict) else value for value in values]
-    times = [parse_time(str(detail.get("transactionTime")), UTC, end_of=False) for detail in details]
+    said = [detail.get("transactionTime") for detail in details]
+    times = [parse_time(time, UTC, end_of=False) for time in said if isinstance(time, str)]
     return [time for time in times if time]
 
 
@@ -300,7 +329,8 @@ def _open(file: ExportFile) -> Iterator[BinaryIO]:
         with file.path.open("rb") as stream:
             yield stream
     else:
-        with _archive(file.path, file.path.stat().st_mtime_ns).open(file.member) as stream:
+        archive = _archive(file.path, file.path.stat().st_mtime_ns)
+        with archive.open(archive.infolist()[file.member]) as stream:
             yield stream
 
 
@@ -339,6 +369,6 @@ def _content(file: ExportFile, progress: _Progress | None = None) -> Iterator[by
     except EOFError as error:
         raise Unreadable("truncated_file") from error
     except PermissionError as error:
-        raise _refuse(error) from error
+        raise _refuse(error) from None
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError) as error:
         raise Unreadable("unreadable_file") from error

@@ -171,7 +171,7 @@ def test_a_zip_that_climbs_out_is_refused(tmp_path, name):
 
 
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_BOMB_SIZE", 1 << 20)
+    monkeypatch.setattr(blocks, "_BOMB_SIZE", 1 << 20)
     with pytest.raises(ExportError, match="from almost nothing"):
         open_export(zipped(tmp_path / "a.zip", {"x.ndjson": bytes(2 << 20)}))
 
