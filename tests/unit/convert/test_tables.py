@@ -116,7 +116,7 @@ def test_whatever_happens_to_a_file_its_rows_are_counted(tmp_path, data):
         body = body[:at] + put + body[at + data.draw(st.integers(0, 3)) :]
     file.write_bytes(header + b"\n" + body)
     resources = counted(convert(folder, "spreadsheet", tmp_path / "events"))
-    whole = b"".join(path.read_bytes().partition(b"\n")[2] for path in folder.glob("*.csv"))
+    whole = b"\n".join(path.read_bytes().partition(b"\n")[2] for path in folder.glob("*.csv"))
     lines = sum(1 for line in whole.split(b"\n") if line.strip(b',"\r'))
     read = sum(kind["read"] for kind in resources.values())
     assert read <= lines + whole.count(b"\r")
