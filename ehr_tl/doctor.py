@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -35,6 +37,7 @@ class Diagnosis:
         export: The export that was looked at.
         adapter: Name or folder of the adapter that read it.
         reason: Why this adapter.
+        concept_maps: What was given beside it.
         info: Patients, end, warnings of the export.
         events: Number of events.
         resources: Type -> `read`, `used`, `unused`, `set_aside`, as in coverage.json.
@@ -49,6 +52,7 @@ class Diagnosis:
     export: str
     adapter: str
     reason: str
+    concept_maps: tuple[str, ...]
     info: ExportInfo
     events: int
     resources: dict[str, dict[str, Any]]
@@ -64,28 +68,32 @@ class Diagnosis:
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def diagnose(export: str | Path, adapter: str | Path | None = None) -> Diagnosis:
+def diagnose(
+    export: str | Path, adapter: str | Path | None = None, concept_maps: Sequence[str | Path] = ()
+) -> Diagnosis:
     """Converts an export into a temporary folder and says what can be asked of it.
 
     Args:
         export: Folder or zip of FHIR files.
         adapter: Adapter name or folder; default: guessed from the first resources.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them.
 
     Raises:
         ExportError: The export cannot be read or holds nothing of use.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
     """
     if adapter is None:
         name, reason = guess_adapter(open_export(export))
     else:
         name, reason = str(adapter), "as you asked"
     with tempfile.TemporaryDirectory(prefix="ehr_tl_doctor_") as folder:
-        events = convert(export, name, Path(folder) / "events")
+        events = convert(export, name, Path(folder) / "events", concept_maps)
         counts = _count(events)
         return Diagnosis(
             export=str(export),
             adapter=name,
             reason=reason,
+            concept_maps=tuple(map(str, concept_maps)),
             info=events.export,
             events=events.coverage["events"],
             resources=events.coverage["resources"],
@@ -213,7 +221,8 @@ def _next(found: Diagnosis) -> list[str]:
     if not enough:
         return ["No shipped pipeline has enough cases here: copy the nearest one and change its task."]
     best = max(enough, key=lambda fit: fit["positive_subjects"])
-    return [f"Next: ehr-tl run {best['name']} --export {found.export} --adapter {found.adapter}"]
+    maps = "".join(f" --concept-map {shlex.quote(each)}" for each in found.concept_maps)
+    return [f"Next: ehr-tl run {best['name']} --export {found.export} --adapter {found.adapter}{maps}"]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:

@@ -33,6 +33,7 @@ class Job:
         pipeline: The question and the settings.
         export: Folder or zip of FHIR files.
         adapter: Name or folder of the adapter.
+        concept_maps: Files and folders of ConceptMaps and terminology that go before the adapter's own.
         as_of: The day that current patients are scored on; None: the export's end.
         threads: Processors to use.
         models: The fitted models: the run's own, or another run's when new patients are scored with it.
@@ -42,6 +43,7 @@ class Job:
     pipeline: Pipeline
     export: Path
     adapter: str
+    concept_maps: tuple[Path, ...]
     as_of: datetime | None
     threads: int
     models: Path
@@ -89,7 +91,8 @@ class Stage:
 def convert(job: Job) -> dict[str, Any]:
     from ehr_tl.convert import convert as convert_export
 
-    events = convert_export(job.export, job.adapter, job.folder / "events")
+    out = job.folder / "events"
+    events = convert_export(job.export, job.adapter, out, job.concept_maps, threads=job.threads)
     kinds = events.coverage["resources"].values()
     return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}
 
@@ -97,8 +100,13 @@ def convert(job: Job) -> dict[str, Any]:
 def _convert_inputs(job: Job) -> dict[str, Path]:
     from ehr_tl.convert import load_adapter
 
-    files = load_adapter(job.adapter).files
+    files = load_adapter(job.adapter, job.concept_maps).files
     return {"export": job.export, **{f"adapter {'/'.join(path.parts[-3:])}": path for path in files}}
+
+
+def _convert_settings(job: Job) -> list[str] | None:
+    """The maps in their order, which counts."""
+    return list(map(str, job.concept_maps)) or None
 
 
 def cohort(job: Job) -> dict[str, Any]:
@@ -266,7 +274,7 @@ _COHORT = ("cohort.parquet", "current.parquet", "flow.json")
 _DELIVERED = ("risk_assessments.ndjson", "worklist.csv")
 _REPORTED = ("metrics.json", "report.html", "MODEL_CARD.md", *_DELIVERED)
 
-_CONVERT = Stage("convert", (), ("events",), convert, outside=_convert_inputs)
+_CONVERT = Stage("convert", (), ("events",), convert, settings=_convert_settings, outside=_convert_inputs)
 _SCORE = Stage("score", ("events", *_COHORT), ("scores.parquet",), score, outside=_models)
 _EXPLAIN = Stage(
     "explain",

@@ -56,6 +56,7 @@ than `{parent}`, and why; and what it leaves out.
 | `adapter.yaml` | what differs from `{parent}` |
 | `views/*.json` | SQL-on-FHIR ViewDefinitions that replace or add to those of `{parent}` |
 | `concept_maps/*.json` | FHIR R4 ConceptMaps, from your codes to standard ones |
+| `code_systems/*.json` | FHIR R4 CodeSystems and ValueSets: what lies above your codes, and what they mean |
 | `examples/<case>/in` | an export with an invented patient; never a real one |
 | `examples/<case>/out` | what it must become |
 

@@ -199,7 +199,7 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
         ExportError: The export cannot be read or is of another version of FHIR.
         AdapterError: The adapter is wrong.
     """
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter)
     export = adapter.opened(export)
     types, systems, elements, files = Counter(), Counter(), Counter(), Counter()
     looked = _Sample(adapter)

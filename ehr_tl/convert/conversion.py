@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import meds
+import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
 import ehr_tl
 from ehr_tl import schema
 from ehr_tl.convert.adapter import Adapter, load_adapter
-from ehr_tl.convert.codes import Codes
+from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
-from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
-from ehr_tl.convert.index import DRUG, PATIENT, Index
+from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
+from ehr_tl.convert.index import DRUG, Links
+from ehr_tl.convert.part import Convert
+from ehr_tl.convert.span import Days, add_days, span
+from ehr_tl.convert.terminology import Terminology
+from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export, Read
+from ehr_tl.fhir.export import Export
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
+from ehr_tl.threads import allowed
+from ehr_tl.workers import work
+
+#: Bytes on disk below which starting processes takes longer than it saves.
+_WORTH_SHARING = 4 << 20
 
 
-def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str | Path) -> Events:
-    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
+def convert(
+    export: str | Path | Export,
+    adapter: str | Path | Adapter,
+    out: str | Path,
+    concept_maps: Sequence[str | Path] = (),
+    *,
+    threads: int | None = None,
+    keep_quarantined: bool = False,
+) -> Events:
+    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset
+    (https://github.com/Medical-Event-Data-Standard/meds).
 
-    The export is read twice: first what others are joined with (patients, ends of visits, drugs), then everything.
-    Memory grows with those, with the number of resource ids, and with one shard of events.
+    The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
+    more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
+    shard of events. The result is the same whatever the number of threads.
 
     Args:
         export: A folder, zip or file, or an opened export.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
         out: Events folder to write; an older one is replaced, whole or not at all.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
+            adapter's own.
+        threads: Processes to share the work; None: one for each processor. A small export is read by one.
 
     Returns:
         The events folder, opened.
 
     Raises:
         ExportError: The export cannot be read or holds no patient.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events.
     """
     out = Path(out)
@@ -52,116 +75,81 @@ def convert(export: str | Path | Export, adapter: str | Path | Adapter, out: str
             expected="a new or empty folder, or an older events folder",
             fix="name another folder",
         )
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter, concept_maps)
     export = adapter.opened(export)
     export.check_outside(out)
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
-        _Conversion(export, adapter, folder).run()
+        workers = allowed(threads) if export.size > _WORTH_SHARING else 1
+        _Conversion(export, adapter, folder, workers).run(keep_quarantined)
     return Events(out)
 
 
 class _Conversion:
     """One run of `convert`, into a folder that is not there yet for others."""
 
-    def __init__(self, export: Export, adapter: Adapter, folder: Path):
-        self.export, self.adapter, self.folder = export, adapter, folder
-        self.coverage = Coverage(folder / "quarantine.ndjson")
-        self.codes = Codes(adapter)
-        self.index = Index.read(export, adapter, self.codes)
-        self.shards = Shards(folder, len(self.index.subjects), self.index.vague)
-        self.emitters: dict[str, list[Emitter]] = defaultdict(list)
-        for name, rule in adapter.manifest.events.items():
-            view = adapter.views[name]
-            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, self.codes))
-        self.seen: dict[str, set[int]] = defaultdict(set)
+    def __init__(self, export: Export, adapter: Adapter, folder: Path, workers: int):
+        self.export, self.adapter, self.folder, self.workers = export, adapter, folder, workers
+        self.coverage, self.glossary, self.terminology = Coverage(), Glossary(), Terminology()
+        self.terminology.add(adapter.terminology)
+        self.days: Days = {}
 
-    def run(self) -> None:
-        with bar("Events", sum(file.size for file in self.export.files)) as progress:
-            for file in self.export.files:
-                for read in self.export.read_file(file):
-                    self._read(read)
-                progress.advance(file.size, file.name)
-        self.coverage.reconsider(DRUG, "not_referenced", len(self.index.referenced))
-        self.coverage.close()
-        if not self.index.subjects:
+    def run(self, keep_quarantined: bool) -> None:
+        links, repeated = self._gather()
+        task = Convert(self.adapter, links, repeated, keep_quarantined)
+        self.index = task.index
+        self.shards = Shards(self.folder, len(self.index.links.subjects))
+        drugs: set[str] = set()
+        with (
+            bar("Events", self.export.size) as progress,
+            (self.folder / "quarantine.ndjson").open("wb") as quarantine,
+        ):
+            for part in work(task, self.export.pieces(), self.workers):
+                self.shards.add(part.events)
+                self.glossary.add(part.concepts)
+                self.terminology.add(part.terminology)
+                self.coverage.add(part.coverage)
+                add_days(self.days, part.days)
+                drugs |= part.drugs
+                quarantine.writelines(orjson.dumps(line) + b"\n" for line in part.coverage.quarantine)
+                progress.advance(part.packed)
+        self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
+        if not self.index.links.subjects:
             raise _no_patients(self.export, self.coverage)
         self.shards.finish()
         self._write_metadata()
 
-    def _read(self, read: Read) -> None:
-        """Counts one resource under what became of it; its events are kept if all of it can be believed."""
-        if read.resource is None:
-            self.coverage.set_aside(read, read.fault or "not_a_resource")
-            return
-        key = self.index.key(read)
-        resource_id = f"{read.type}/{key}" if key else None
-        if key:
-            read.resource["id"] = key  # where views look for it
-            ids, mark = self.seen[read.type], hash(key)
-            if mark in ids or self.index.is_outdated(read.type, key, read.resource):
-                self.coverage.set_aside(read, "repeated", resource_id)
-                return
-            ids.add(mark)
-        if reason := self._not_read(read.type, key):
-            self.coverage.unused(read.type, reason)
-            return
-        events: list[Event] = []
-        self.index.named.clear()
-        try:
-            reason = self._emit(read, resource_id, events)
-        except SetAside as fault:
-            self.coverage.set_aside(read, fault.reason, resource_id)
-        else:
-            if events:
-                self.index.referenced |= self.index.named
-                self.shards.add(events)
-                self.coverage.used(read.type)
-            else:
-                self.coverage.unused(read.type, reason or "no_rows")
-
-    def _not_read(self, kind: str, key: str | None) -> str | None:
-        """Why the views are not asked at all."""
-        if kind == DRUG:
-            return "not_referenced"
-        if kind not in self.emitters:
-            return "no_view"
-        return "replaced" if kind == PATIENT and key in self.index.replaced else None
-
-    def _emit(self, read: Read, resource_id: str | None, events: list[Event]) -> str | None:
-        """Runs every view of the resource's type; the first reason counts if none gives an event.
-
-        A Patient is not set aside for a birth date that cannot be: its death would go with it.
-        """
-        reason, faults = None, []
-        for emitter in self.emitters[read.type]:
-            try:
-                found = emitter.emit(read.resource, resource_id, events)
-            except SetAside as fault:
-                if read.type != PATIENT:
-                    raise
-                found = fault.reason
-            if found in SET_ASIDE:
-                faults.append(found)
-            if reason in (None, "no_rows"):
-                reason = found or reason
-        if faults and not events:
-            raise SetAside(faults[0])
-        for fault in faults:
-            self.coverage.fault(read.type, fault)
-        return reason
+    def _gather(self) -> tuple[Links, dict[PieceKey, Places]]:
+        """The first pass, and a second look at what is there more than once."""
+        links, repeats = Links(), Repeats()
+        with bar("Patients, visits and drugs", self.export.size) as progress:
+            for found in work(Gather(self.adapter), self.export.pieces(), self.workers):
+                links.add(found.links)
+                repeats.add(found.piece, found.marks)
+                progress.advance(found.packed)
+        places = repeats.places()
+        if not places:
+            return links, {}
+        affected = (piece for piece in self.export.pieces() if (piece.file, piece.number) in places)
+        repeated, newest = settle(work(Compare(self.adapter, places), affected, self.workers))
+        links.add(newest)
+        return links, repeated
 
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        pq.write_table(meds.CodeMetadataSchema.align(self.codes.table().to_arrow()), metadata / "codes.parquet")
+        codes = self.glossary.table(self.terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(codes), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
-            "codes": self.codes.counts(),
+            "codes": self.glossary.counts(),
+            "units": count_changes(self.folder / "data"),
+            "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(self.export.ignored),
+            "patients_sharing_an_identifier": self.index.shared,
             **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
         write_json(metadata / "coverage.json", coverage)
@@ -177,13 +165,13 @@ class _Conversion:
             index_from=self.adapter.index_from(made or latest),
             history_from=self.adapter.history_from(made or latest),
             lasting=manifest.lasting,
-            patients=len(set(self.index.subjects.values())),
+            patients=len(set(self.index.links.subjects.values())),
         )
         write_json(metadata / "export.json", info.to_json())
 
     def _end(self) -> tuple[datetime | None, datetime | None]:
         """When the export was made, where it says so and its records agree; and the latest event."""
-        first, latest, strays = self.shards.span()
+        first, latest, strays = span(self.days, len(self.index.links.subjects))
         if strays:
             log.warning(
                 "%s events lie more than a year after all others: the records are taken to end on %s",
@@ -202,7 +190,7 @@ class _Conversion:
         return made, latest
 
     def _subjects(self) -> pl.DataFrame:
-        pairs = [(number, key) for key, number in self.index.subjects.items() if key not in self.index.replaced]
+        pairs = [(number, key) for key, number in self.index.links.subjects.items() if key not in self.index.replaced]
         return pl.DataFrame(pairs, schema=schema.SUBJECTS, orient="row").sort("subject_id")
 
     def _dataset(self) -> dict[str, Any]:

@@ -3,79 +3,98 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
+from ehr_tl.fhir.pieces import Read
 
-from ehr_tl.fhir.export import Read
+#: What may become of resources, beside being used.
+_REASONS = ("unused", "set_aside", "faults")
 
 
-class Coverage:
-    """Counts resources as they are read; lines of what is set aside go to the quarantine file.
+@dataclass
+class Fates:
+    """What became of the resources of a type: read = used + all of unused + all of set_aside.
 
-    For every type: read = used + all of unused + all of set_aside. `faults` counts what was left out of resources that
-    were used for the rest.
+    `faults` counts what was left out of resources that were used for the rest.
     """
 
-    def __init__(self, quarantine: Path):
-        self._stream = quarantine.open("wb")
-        self._types: dict[str, dict[str, Any]] = {}
+    read: int = 0
+    used: int = 0
+    unused: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
 
-    def _type(self, name: str) -> dict[str, Any]:
-        if name not in self._types:
-            self._types[name] = {
-                "read": 0,
-                "used": 0,
-                "unused": Counter(),
-                "set_aside": Counter(),
-                "faults": Counter(),
-            }
-        return self._types[name]
+
+@dataclass
+class Coverage:
+    """Counts resources as they are read, and notes what is set aside; plain data, so that parts can be added up.
+
+    Attributes:
+        types: Type -> what became of its resources.
+        quarantine: Lines of `quarantine.ndjson`.
+        keep: They hold what was set aside: the resource, or the text where it is none.
+    """
+
+    types: dict[str, Fates] = field(default_factory=dict)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    keep: bool = False
 
     def used(self, kind: str) -> None:
-        counts = self._type(kind)
-        counts["read"] += 1
-        counts["used"] += 1
+        fates = self._of(kind)
+        fates.read += 1
+        fates.used += 1
 
     def unused(self, kind: str, reason: str) -> None:
-        counts = self._type(kind)
-        counts["read"] += 1
-        counts["unused"][reason] += 1
+        fates = self._of(kind)
+        fates.read += 1
+        fates.unused[reason] += 1
 
     def set_aside(self, read: Read, reason: str, resource_id: str | None = None) -> None:
-        counts = self._type(read.type)
-        counts["read"] += 1
-        counts["set_aside"][reason] += 1
+        fates = self._of(read.type)
+        fates.read += 1
+        fates.set_aside[reason] += 1
         line = {"file": read.file, "line": read.line, "resource_id": resource_id, "reason": reason}
-        self._stream.write(orjson.dumps(line) + b"\n")
+        if self.keep:
+            line |= {"text": read.text.decode(errors="replace")} if read.text else {"resource": read.resource}
+        self.quarantine.append(line)
 
     def fault(self, kind: str, reason: str) -> None:
-        self._type(kind)["faults"][reason] += 1
+        self._of(kind).faults[reason] += 1
 
     def reconsider(self, kind: str, reason: str, number: int) -> None:
         """Counts resources as used that were unused for this reason when they were read."""
         if number:
-            counts = self._type(kind)
-            counts["used"] += number
-            counts["unused"][reason] -= number
+            fates = self._of(kind)
+            fates.used += number
+            fates.unused[reason] -= number
 
-    def close(self) -> None:
-        self._stream.close()
+    def add(self, other: Coverage) -> None:
+        """Adds the counts of another part of the export; not its quarantine."""
+        for kind, theirs in other.types.items():
+            ours = self._of(kind)
+            ours.read += theirs.read
+            ours.used += theirs.used
+            for reasons in _REASONS:
+                getattr(ours, reasons).update(getattr(theirs, reasons))
 
     def to_json(self) -> dict[str, Any]:
         """`resources` of coverage.json."""
         resources = {}
-        for name in sorted(self._types):
-            counts = self._types[name]
+        for name, fates in sorted(self.types.items()):
             reasons = {
-                key: dict(sorted((+counts[key]).items(), key=lambda item: -item[1]))
-                for key in ("unused", "set_aside", "faults")
+                key: dict(sorted((+getattr(fates, key)).items(), key=lambda item: (-item[1], item[0])))
+                for key in _REASONS
             }
             if not reasons["faults"]:
                 del reasons["faults"]
-            resources[name] = {"read": counts["read"], "used": counts["used"], **reasons}
+            resources[name] = {"read": fates.read, "used": fates.used, **reasons}
         return resources
+
+    def _of(self, kind: str) -> Fates:
+        if kind not in self.types:
+            self.types[kind] = Fates()
+        return self.types[kind]
 
 
 def coverage_text(coverage: dict[str, Any]) -> str:
@@ -93,4 +112,6 @@ def coverage_text(coverage: dict[str, Any]) -> str:
     if absent := coverage.get("absent_tables"):
         lines.append(f"Absent tables: {', '.join(absent)}")
     lines.append(f"Events: {coverage['events']:,}")
+    if shared := coverage["patients_sharing_an_identifier"]:
+        lines.append(f"{shared:,} patients have an identifier that another has, too. They are kept apart.")
     return "\n".join(lines)

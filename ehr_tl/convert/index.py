@@ -1,24 +1,19 @@
-"""What resources are joined with: patients, ends of visits, drugs; and how references find them.
-
-Read in a first pass over the export; memory grows with these three types, not with observations.
-"""
+"""What resources are joined with: patients, ends of visits, drugs; and how references find them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import unquote
 
 from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.codes import Codes, Concept
-from ehr_tl.fhir.export import Export, Read
+from ehr_tl.fhir.pieces import Read
 from ehr_tl.fhir.references import reference_key
 from ehr_tl.fhir.times import parse_time
 from ehr_tl.fhir.views import RowError
-from ehr_tl.progress import track
 
 PATIENT, VISIT, DRUG = "Patient", "Encounter", "Medication"
 
@@ -37,6 +32,21 @@ _DRUGS = (DRUG, "Substance")
 #: When a version of a resource was written, and its number.
 Version = tuple[datetime, int]
 _DIGITS = 20  # more are no number of a version
+
+_REMEMBERED = 1 << 16  # references
+
+
+class Vague(datetime):
+    """A time that stands for a whole month or year; it does not tell when the export ends."""
+
+    @classmethod
+    def of(cls, time: datetime) -> Vague:
+        """
+        Examples:
+            >>> Vague.of(datetime(2020, 12, 31, 23, 59, 59, 999999)) == datetime(2020, 12, 31, 23, 59, 59, 999999)
+            True
+        """
+        return cls(*time.timetuple()[:6], time.microsecond)
 
 
 def subject_id(patient_id: str) -> int:
@@ -74,92 +84,114 @@ class Drug:
 
 
 @dataclass
-class Index:
-    """Patients, visits and drugs of an export, by id.
+class Links:
+    """What resources are joined with, by id; plain data, so that parts of an export can be gathered apart.
 
     Attributes:
         subjects: Patient id -> subject_id; a patient whose record was merged into another has the other's.
-        replaced: Ids of patients that were merged into another.
+        merged: Patient id -> reference to the patient that its record was merged into.
         visit_ends: Encounter id -> its end, or `OPEN`.
         drugs: Medication id -> drug.
-        newest: (type, id) -> the version that counts, where there are several.
-        named: Ids of the Medications that the resource at hand was found to name.
-        referenced: Ids of the Medications that became events.
-        vague: Times of events that stand for a whole month or year; they do not tell when the export ends.
+        aliases: (type, identifier or `fullUrl`) -> ids of the resources that have it.
     """
 
-    adapter: Adapter
-    codes: Codes
     subjects: dict[str, int] = field(default_factory=dict)
-    replaced: set[str] = field(default_factory=set)
+    merged: dict[str, str] = field(default_factory=dict)
     visit_ends: dict[str, datetime] = field(default_factory=dict)
     drugs: dict[str, Drug] = field(default_factory=dict)
-    newest: dict[tuple[str, str], Version] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)
-    referenced: set[str] = field(default_factory=set)
-    vague: set[datetime] = field(default_factory=set)
-    _aliases: dict[tuple[str, str], str] = field(default_factory=dict)
-    _merged: dict[str, str] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls, export: Export, adapter: Adapter, codes: Codes) -> Index:
-        """Reads all patients, encounters and medications of an export; of several with one id the newest counts."""
-        index = cls(adapter, codes)
-        held = {PATIENT: index.subjects, VISIT: index.visit_ends, DRUG: index.drugs}
-        repeated = set()
-        for file in track(export.files, "Patients, visits and drugs"):
-            for read in export.read_file(file, set(held)):
-                if key := index.key(read):
-                    if key in held[read.type]:
-                        repeated.add((read.type, key))
-                    else:
-                        index._enter(read, key)
-                    index._alias(read, key)
-        if repeated:
-            index._renew(export, repeated)
-        index._merge()
-        index.resolve = lru_cache(maxsize=1 << 16)(index.resolve)  # complete now; neighbours name the same visit
-        return index
+    def add(self, other: Links) -> None:
+        """Enters what was gathered elsewhere; of two resources with one id the one that is added last counts."""
+        for key in other.subjects:
+            self.merged.pop(key, None)
+        self.subjects |= other.subjects
+        self.merged |= other.merged
+        self.visit_ends |= other.visit_ends
+        self.drugs |= other.drugs
+        for name, keys in other.aliases.items():
+            self.alias(name, keys)
 
-    def key(self, read: Read) -> str | None:
-        """The id of a resource; in a Bundle that leaves ids to the server, that of its `fullUrl`."""
-        found = read.resource.get("id")
-        if not found and read.full_url:
-            found = read.full_url.rpartition(":")[2].rpartition("/")[2]
-        return found if found and isinstance(found, str) else None
+    def alias(self, name: tuple[str, str], keys: tuple[str, ...]) -> None:
+        known = self.aliases.get(name, ())
+        self.aliases[name] = (*known, *(key for key in keys if key not in known))
 
-    def is_outdated(self, kind: str, key: str, resource: dict[str, Any]) -> bool:
-        """Whether there is a newer version of a resource."""
-        newest = self.newest.get((kind, key))
-        return newest is not None and version(resource) != newest
+
+class Index:
+    """Finds patients, visits and drugs by what references say.
+
+    Attributes:
+        adapter: Whose views read them.
+        codes: Chooses the codes of drugs.
+        links: What is found.
+        replaced: Ids of patients that were merged into another.
+        shared: Number of patients with an identifier that another has, too. Such an identifier names nobody.
+        named: Ids of the Medications that the resource at hand was found to name.
+    """
+
+    def __init__(self, adapter: Adapter, codes: Codes, links: Links | None = None):
+        self.adapter, self.codes, self.links = adapter, codes, links or Links()
+        self.replaced: set[str] = set()
+        self.named: set[str] = set()
+        self._resolved: dict[tuple[str, str], str | None] = {}
+        self._merge()
+        self._resolved.clear()  # who was merged since may be meant by one identifier
+        shared = [keys for (kind, _), keys in self.links.aliases.items() if kind == PATIENT and self._several(keys)]
+        self.shared = len({key for keys in shared for key in keys})
+
+    def enter(self, read: Read, key: str) -> None:
+        """Enters a patient, visit or drug, in place of an older version of it."""
+        joins = self.adapter.manifest.joins
+        if read.type == PATIENT:
+            self._enter_patient(key, self._rows(joins.patients, read.resource))
+        elif read.type == VISIT:
+            self.links.visit_ends[key] = self._visit_end(self._rows(joins.visits, read.resource))
+        else:
+            self.links.drugs[key] = self._drug(self._rows(joins.drugs, read.resource), read.resource)
+        self._alias(read, key)
 
     def resolve(self, kind: str, reference: str | None) -> str | None:
         """The id of the resource of type `kind` that a reference means; None if it means none."""
         if reference.__class__ is not str:
             return None
+        name = kind, reference
+        if name not in self._resolved:  # neighbours name the same visit
+            if len(self._resolved) > _REMEMBERED:
+                self._resolved.clear()
+            self._resolved[name] = self._resolve(kind, reference)
+        return self._resolved[name]
+
+    def _resolve(self, kind: str, reference: str) -> str | None:
         named, key = reference_key(reference)
         if named not in (kind, None) or key.startswith("#"):
             return None
         if key.startswith(("?", "urn:")):
-            query = unquote(key.removeprefix("?identifier="))
-            return self._aliases.get((kind, query)) or (key.rpartition(":")[2] if key.startswith("urn:") else None)
+            keys = self.links.aliases.get((kind, unquote(key.removeprefix("?identifier="))), ())
+            if keys:
+                return None if self._several(keys) else keys[0]
+            return key.rpartition(":")[2] if key.startswith("urn:") else None
         return key
+
+    def _several(self, keys: tuple[str, ...]) -> bool:
+        """Whether ids are those of several people or things; a merged patient is the one that it was merged into."""
+        return len({self.links.subjects.get(key, key) for key in keys}) > 1
 
     def subject(self, reference: str | None) -> int | None:
         """The subject that a reference to a Patient means; None if it is absent from the export."""
         key = self.resolve(PATIENT, reference)
-        return self.subjects.get(key) if key else None
+        return self.links.subjects.get(key) if key else None
 
-    def concepts(self, reference: str, resource: dict[str, Any]) -> list[Concept]:
+    def concepts(self, reference: str, resource: Any) -> list[Concept]:
         """The drugs that a reference to a Medication means: one, or those that it is mixed of.
 
         Args:
             reference: May point to a resource that is contained in `resource`.
         """
+        drugs = self.links.drugs
         if isinstance(reference, str) and reference.startswith("#"):
             return self._spread(self._drug(self._contained(reference, resource), resource))
         key = self.resolve(DRUG, reference)
-        found = self._spread(self.drugs[key]) if key in self.drugs else []
+        found = self._spread(drugs[key]) if key in drugs else []
         if found:
             self.named.add(key)
         return found
@@ -167,34 +199,15 @@ class Index:
     def _spread(self, drug: Drug) -> list[Concept]:
         if drug.concept:
             return [drug.concept]
+        drugs = self.links.drugs
         found: dict[Concept, None] = {}
         for part in drug.ingredients:
             if isinstance(part, Concept):
                 found[part] = None
-            elif (key := self.resolve(DRUG, part)) in self.drugs and (concept := self.drugs[key].concept):
+            elif (key := self.resolve(DRUG, part)) in drugs and (concept := drugs[key].concept):
                 self.named.add(key)
                 found[concept] = None
         return list(found)
-
-    def _enter(self, read: Read, key: str) -> None:
-        """Enters a patient, visit or drug, in place of an older version of it."""
-        joins = self.adapter.manifest.joins
-        if read.type == PATIENT:
-            self._enter_patient(key, self._rows(joins.patients, read.resource))
-        elif read.type == VISIT:
-            self.visit_ends[key] = self._visit_end(self._rows(joins.visits, read.resource))
-        else:
-            self.drugs[key] = self._drug(self._rows(joins.drugs, read.resource), read.resource)
-
-    def _renew(self, export: Export, repeated: set[tuple[str, str]]) -> None:
-        """Enters the newest of several versions. They are read once more, so that only they cost memory."""
-        for read in export.read({kind for kind, _ in repeated}):
-            name = (read.type, self.key(read))
-            if name in repeated:
-                written = version(read.resource)
-                if name not in self.newest or written > self.newest[name]:
-                    self.newest[name] = written
-                    self._enter(read, name[1])
 
     def _rows(self, name: str, resource: dict[str, Any]) -> list[dict[str, Any]]:
         view = self.adapter.views[name]
@@ -204,19 +217,17 @@ class Index:
             return []
 
     def _enter_patient(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.subjects[key] = subject_id(key)
-        self._merged.pop(key, None)
+        self.links.subjects[key] = subject_id(key)
+        self.links.merged.pop(key, None)
         if rows and (other := rows[0].get("replaced_by")):
-            self._merged[key] = other
+            self.links.merged[key] = other
 
     def _visit_end(self, rows: list[dict[str, Any]]) -> datetime:
         text = rows[0]["end"] if rows and rows[0].get("status") not in _NOT_OVER else None
         end = parse_time(text, self.adapter.zone, True) if text else None
         if end is None or not self.adapter.earliest <= end <= self.adapter.latest:
             return OPEN
-        if len(text) < TO_THE_DAY:
-            self.vague.add(end)
-        return end
+        return Vague.of(end) if len(text) < TO_THE_DAY else end
 
     def _drug(self, rows: list[dict[str, Any]], holder: dict[str, Any]) -> Drug:
         """What the rows of a Medication say; references in it may point to what `holder` contains."""
@@ -251,20 +262,20 @@ class Index:
     def _alias(self, read: Read, key: str) -> None:
         """Other names by which references may call a resource: its `fullUrl` and its identifiers."""
         if read.full_url and not read.full_url.endswith(key):
-            self._aliases.setdefault((read.type, read.full_url), key)
+            self.links.alias((read.type, read.full_url), (key,))
         identifiers = read.resource.get("identifier")
         for identifier in identifiers if isinstance(identifiers, list) else []:
             if isinstance(identifier, dict) and identifier.get("value"):
-                query = f"{identifier.get('system', '')}|{identifier['value']}"
-                self._aliases.setdefault((read.type, query), key)
+                self.links.alias((read.type, f"{identifier.get('system', '')}|{identifier['value']}"), (key,))
 
     def _merge(self) -> None:
         """Gives merged patients the subject of the record that lives on; where links go in a circle none does."""
-        for key in self._merged:
+        subjects, merged = self.links.subjects, self.links.merged
+        for key in merged:
             seen, last = {key}, key
-            while (after := self.resolve(PATIENT, self._merged.get(last))) in self.subjects and after not in seen:
+            while (after := self.resolve(PATIENT, merged.get(last))) in subjects and after not in seen:
                 seen.add(after)
                 last = after
             if last != key and after not in seen:
-                self.subjects[key] = subject_id(last)
+                subjects[key] = subject_id(last)
                 self.replaced.add(key)

@@ -1,13 +1,12 @@
-"""Writes events as MEDS shards, whole subjects in each, in bounded memory."""
+"""Events as tables and as MEDS shards, whole subjects in each, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Set
-from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import meds
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_tl import schema
@@ -16,10 +15,18 @@ from ehr_tl.files import remove
 
 _BUFFER = 100_000
 _SUBJECTS_PER_SHARD = 250
-#: What lies this far beyond all other events, and is at most this share of them, is taken for mistyped. So are a few
-#: events beyond those of a crowd: for a year nobody came, and then one.
-_GAP, _STRAYS, _FEW, _CROWD = timedelta(days=366), 0.001, 5, 10
 _ORDER = ["subject_id", "time", "code", "resource_id"]
+
+
+def table_of(events: list[Event]) -> pl.DataFrame:
+    """Events as `schema.EVENTS`."""
+    columns = zip(*events, strict=True) if events else [()] * len(Event._fields)
+    table = dict(zip(Event._fields, columns, strict=True))
+    concepts = table.pop("concept")
+    table["code"] = [concept.code for concept in concepts]
+    table["source_code"] = [concept.source for concept in concepts]
+    table["other_codes"] = [concept.others or None for concept in concepts]
+    return pl.DataFrame({name: table[name] for name in schema.EVENTS}, schema=schema.EVENTS)
 
 
 class Shards:
@@ -28,50 +35,28 @@ class Shards:
     Args:
         folder: Where `data/` is made.
         subjects: Number of subjects, which decides the number of shards.
-        vague: Times that stand for a month or year; the set may grow while events are added.
     """
 
-    def __init__(self, folder: Path, subjects: int, vague: Set[datetime] = frozenset()):
-        self._vague = vague
+    def __init__(self, folder: Path, subjects: int):
         self._data, self._parts = folder / "data", folder / "parts"
-        self._number = max(1, -(-subjects // _SUBJECTS_PER_SHARD))
-        self._few = _FEW if subjects >= _CROWD else 0
-        self._buffer: list[Event] = []
-        self._flushes = 0
-        self._days: dict[date, tuple[int, datetime]] = {}
-        self.events = 0
+        self._number = shards_for(subjects)
+        self._buffer: list[pl.DataFrame] = []
+        self._buffered = self._flushes = self.events = 0
 
-    def add(self, events: list[Event]) -> None:
-        for event in events:
-            event.concept.uses += 1
-        self._buffer += events
-        if len(self._buffer) >= _BUFFER:
+    def add(self, events: pl.DataFrame) -> None:
+        self.events += events.height
+        self._buffer.append(events)
+        self._buffered += events.height
+        if self._buffered >= _BUFFER:
             self._flush()
 
     def _flush(self) -> None:
         """Writes what is buffered, a part for every shard."""
-        if not self._buffer:
+        if not self._buffered:
             return
-        subject, time, concept, number, text, unit, visit, resource = zip(*self._buffer)
-        frame = pl.DataFrame(
-            {
-                "subject_id": subject,
-                "time": time,
-                "code": [one.code for one in concept],
-                "numeric_value": number,
-                "text_value": text,
-                "unit": unit,
-                "visit_id": visit,
-                "resource_id": resource,
-                "source_code": [one.source for one in concept],
-                "other_codes": [one.others or None for one in concept],
-            },
-            schema=schema.EVENTS,
-        )
+        frame = pl.concat(self._buffer)
         self._flushes += 1
-        self.events += frame.height
-        self._count_days(frame)
-        self._buffer = []
+        self._buffer, self._buffered = [], 0
         sharded = frame.with_columns(shard=pl.col("subject_id") % self._number)
         for (shard,), part in sharded.partition_by("shard", as_dict=True, include_key=False).items():
             part.write_parquet(self._part(shard), compression="lz4")
@@ -81,16 +66,6 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{self._flushes:06d}.parquet"
 
-    def _count_days(self, frame: pl.DataFrame) -> None:
-        timed = frame.filter((pl.col("code") != schema.BIRTH) & pl.col("time").is_not_null())
-        if self._vague:
-            timed = timed.filter(~pl.col("time").is_in(pl.Series(list(self._vague), dtype=schema.TIME).implode()))
-        for day, count, last in (
-            timed.group_by(pl.col("time").dt.date()).agg(pl.len(), pl.max("time").alias("last")).rows()
-        ):
-            before, latest = self._days.get(day, (0, last))
-            self._days[day] = (before + count, max(latest, last))
-
     def finish(self) -> None:
         """Sorts each shard by subject and time, and writes it; MEDS types."""
         self._flush()
@@ -99,20 +74,17 @@ class Shards:
             parts = sorted((self._parts / f"{shard:05d}").glob("*.parquet"))
             if parts or shard == 0:
                 frame = pl.read_parquet(parts, glob=False) if parts else pl.DataFrame(schema=schema.EVENTS)
-                table = meds.DataSchema.align(frame.sort(_ORDER, nulls_last=False).to_arrow())
-                pq.write_table(table, self._data / f"{shard:05d}.parquet", compression="zstd")
+                pq.write_table(shard_table(frame), self._data / f"{shard:05d}.parquet", compression="zstd")
         remove(self._parts)
 
-    def span(self) -> tuple[datetime | None, datetime | None, int]:
-        """The first day, the latest event, and how many lie far beyond it and do not count: a year is soon mistyped."""
-        days = sorted(self._days)
-        end, strays, beyond, most = len(days), 0, 0, max(self._few, _STRAYS * self.events)
-        for place in range(len(days) - 1, 0, -1):
-            beyond += self._days[days[place]][0]
-            if beyond > most:
-                break
-            if days[place] - days[place - 1] > _GAP:
-                end, strays = place, beyond
-        if not days:
-            return None, None, 0
-        return datetime.combine(days[0], datetime.min.time()), self._days[days[end - 1]][1], strays
+
+def shards_for(subjects: int) -> int:
+    """Number of shards: enough that each is small; a subject's is its id modulo this."""
+    return max(1, -(-subjects // _SUBJECTS_PER_SHARD))
+
+
+def shard_table(events: pl.DataFrame) -> pa.Table:
+    """A shard as it is written: sorted by subject and time, the same in whatever order its events came."""
+    last = pl.col("other_codes").list.join("\n")
+    ordered = events.sort(*_ORDER, *(name for name in schema.EVENTS if name not in (*_ORDER, "other_codes")), last)
+    return meds.DataSchema.align(ordered.to_arrow())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import zstandard
 
@@ -22,25 +21,29 @@ class Unreadable(Exception):
         super().__init__(reason)
 
 
-def blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yields the content of `stream`, unpacked as the ending of `name` says.
+#: Reads so many bytes, or fewer where there are no more.
+Source = Callable[[int], bytes]
+
+
+def blocks(read: Source, name: str) -> Iterator[bytes]:
+    """Yields what `read` gives, unpacked as the ending of `name` says.
 
     Raises:
         Unreadable: After what came before the damage was yielded.
     """
     if name.endswith(".gz"):
-        yield from _unpack(stream, lambda: zlib.decompressobj(31))
+        yield from _unpack(read, lambda: zlib.decompressobj(31))
     elif name.endswith(".zst"):
-        yield from _unpack(stream, lambda: zstandard.ZstdDecompressor().decompressobj())
+        yield from _unpack(read, lambda: zstandard.ZstdDecompressor().decompressobj())
     else:
-        while block := stream.read(_PLAIN_STEP):
+        while block := read(_PLAIN_STEP):
             yield block
 
 
-def _unpack(stream: BinaryIO, decoder: Callable) -> Iterator[bytes]:
+def _unpack(read: Source, decoder: Callable) -> Iterator[bytes]:
     """Unpacks frames one after another; zlib and zstandard share `decompress`, `eof` and `unused_data`."""
     frame = None
-    while packed := stream.read(_PACKED_STEP):
+    while packed := read(_PACKED_STEP):
         while packed.strip(b"\0") if frame is None else packed:  # zeros after a frame are padding
             frame = frame or decoder()
             try:

@@ -12,19 +12,23 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import BinaryIO, NoReturn
 
 import orjson
 
 from ehr_tl.errors import ExportError
 from ehr_tl.fhir.blocks import Unreadable, blocks, document, lines
+from ehr_tl.fhir.pieces import BOM, Piece, Read, document_pieces, line_pieces
 from ehr_tl.fhir.times import parse_time
+
+#: Stands in the folder of an export that is still being fetched.
+UNFINISHED = ".unfinished.json"
 
 #: Why something in an export is no resource.
 FAULTS = {
@@ -41,31 +45,11 @@ _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
 _TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
+#: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
+_LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
-_HEAD = b'{"resourceType":"'
-_BOM = b"\xef\xbb\xbf"
 _BOMB_RATIO, _BOMB_SIZE = 200, 1 << 30
 _MANIFEST_SIZE = 16 << 20
-
-
-class Read(NamedTuple):
-    """One physical resource, or what stood in its place.
-
-    Attributes:
-        resource: The decoded resource; None when there is a fault.
-        type: Its `resourceType`; `?` when there is a fault.
-        file: Name below the export folder; `archive.zip/member` inside a zip.
-        line: Line of NDJSON, or number of the Bundle's entry, from 1.
-        full_url: The Bundle entry's `fullUrl`.
-        fault: A key of `FAULTS`.
-    """
-
-    resource: dict[str, Any] | None
-    type: str
-    file: str
-    line: int
-    full_url: str | None = None
-    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +74,20 @@ class ExportFile:
         first, *rest = PurePosixPath(self.name).name.split(".")
         return first if _TYPE.fullmatch(first) and any(part.lower() == "ndjson" for part in rest) else None
 
+    def pieces(self) -> Iterator[Piece]:
+        """The content, piece by piece, in constant memory (but for Bundles, which are read whole)."""
+        progress = _Progress(self.size or 0)
+        content = _content(self, progress)
+        if _LINES.search(self.name):
+            pieces = line_pieces(self.name, lines(content))
+        else:
+            pieces = document_pieces(self.name, content)
+        for piece in pieces:
+            yield piece._replace(packed=progress.since())
+
     def content(self) -> AbstractContextManager[Iterator[bytes]]:
         """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
-        return _content(self)
+        return closing(_content(self))
 
     def stream(self) -> AbstractContextManager[BinaryIO]:
         """Its bytes as they are."""
@@ -134,20 +129,29 @@ class Export:
                 fix="name one with --out",
             )
 
-    def read(self, types: set[str] | None = None) -> Iterator[Read]:
-        """Yields every resource once, and a fault for whatever should have been one.
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.size or 0 for file in self.files)
 
-        Args:
-            types: Only resources of these types, and no faults: a quick extra pass. None reads everything.
-        """
+    def pieces(self) -> Iterator[Piece]:
+        """All files, piece by piece, in order."""
         for file in self.files:
-            yield from self.read_file(file, types)
+            yield from self.pieces_of(file)
 
-    def read_file(self, file: ExportFile, types: set[str] | None = None) -> Iterator[Read]:
+    def pieces_of(self, file: ExportFile) -> Iterator[Piece]:
+        """One of `files`, piece by piece."""
+        return file.pieces()
+
+    def read(self) -> Iterator[Read]:
+        """Yields every resource once, and a fault for whatever should have been one."""
+        for file in self.files:
+            yield from self.read_file(file)
+
+    def read_file(self, file: ExportFile) -> Iterator[Read]:
         """Like `read`, for one of `files`."""
-        reader = _read_lines if _LINES.search(file.name) else _read_document
-        reads = reader(file, {name.encode() for name in types or ()})
-        return reads if types is None else (read for read in reads if read.type in types)
+        for piece in self.pieces_of(file):
+            yield from piece.reads()
 
 
 def open_export(path: str | Path) -> Export:
@@ -157,8 +161,8 @@ def open_export(path: str | Path) -> Export:
         path: A folder, a zip, an NDJSON file or a Bundle.
 
     Raises:
-        ExportError: There is nothing to read, a folder may not be opened, or a zip is damaged or would climb out of its
-            folder or swell beyond all measure.
+        ExportError: There is nothing to read, not all of it was fetched, a folder may not be opened, or a zip is
+            damaged or would climb out of its folder or swell beyond all measure.
     """
     if not str(path).strip():
         raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
@@ -172,7 +176,9 @@ def open_export(path: str | Path) -> Export:
     files, tables, ignored, times = [], [], [], []
     for file in sorted(_walk(path), key=lambda file: file.name):
         name = PurePosixPath(file.name).name
-        if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
+        if name == UNFINISHED:
+            raise _unfinished(path)
+        if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
             ignored.append(file.name)
             if _is_table(file):
                 tables.append(file)
@@ -189,6 +195,14 @@ def open_export(path: str | Path) -> Export:
 def _is_table(file: ExportFile) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
     return file.size is not None and not hidden and _TABLE.search(file.name) is not None
+
+
+def _unfinished(path: Path) -> ExportError:
+    return ExportError(
+        f"{path} is not whole: `ehr-tl fetch` has begun it and not come to its end",
+        expected="a whole export",
+        fix="run the same `ehr-tl fetch` again: it goes on where it broke off",
+    )
 
 
 def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:
@@ -269,8 +283,7 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
     if file.size > _MANIFEST_SIZE:
         return None
     try:
-        with _content(file) as content:
-            text = document(content).removeprefix(_BOM)
+        text = document(_content(file)).removeprefix(BOM)
         values = [orjson.loads(line) for line in (text.splitlines() if _LINES.search(file.name) else [text])]
     except (Unreadable, ValueError):
         return None
@@ -297,96 +310,35 @@ def _archive(path: Path, written: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-@contextmanager
-def _content(file: ExportFile) -> Iterator[Iterator[bytes]]:
+class _Progress:
+    """Counts the bytes that are read of a file, as far as its size."""
+
+    def __init__(self, size: int):
+        self._size, self._read, self._told = size, 0, 0
+
+    def watch(self, stream: BinaryIO) -> Callable[[int], bytes]:
+        def read(number: int) -> bytes:
+            block = stream.read(number)
+            self._read += len(block)
+            return block
+
+        return read
+
+    def since(self) -> int:
+        """Bytes since it was asked before."""
+        told, self._told = self._told, min(self._read, self._size)
+        return self._told - told
+
+
+def _content(file: ExportFile, progress: _Progress | None = None) -> Iterator[bytes]:
     """The file's unpacked blocks; every way in which reading may fail becomes `Unreadable`."""
+    progress = progress or _Progress(0)
     try:
         with _open(file) as stream:
-            yield blocks(stream, file.name.lower())
+            yield from blocks(progress.watch(stream), file.name.lower())
     except EOFError as error:
         raise Unreadable("truncated_file") from error
     except PermissionError as error:
         raise _refuse(error) from error
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError) as error:
         raise Unreadable("unreadable_file") from error
-
-
-def _may_hold(text: bytes | None, types: set[bytes]) -> bool:
-    """Whether undecoded JSON may hold a resource of one of the types (of any, if there are none)."""
-    if not types:
-        return True
-    if not text:
-        return False
-    if text.startswith(_HEAD):
-        kind = text[len(_HEAD) : text.find(b'"', len(_HEAD))]
-        return kind in types or (kind == b"Bundle" and any(name in text for name in types))
-    return any(b'"%s"' % name in text for name in types)
-
-
-def _read_lines(file: ExportFile, types: set[bytes]) -> Iterator[Read]:
-    """Reads NDJSON; lines that cannot be of one of the types are not decoded."""
-    number, name, loads = 0, file.name, orjson.loads
-    try:
-        with _content(file) as content:
-            for number, line in enumerate(lines(content), start=1):
-                if not _may_hold(line, types):
-                    continue
-                if number == 1 and line:
-                    line = line.removeprefix(_BOM)
-                try:
-                    value = loads(line) if line is not None else None
-                except ValueError:
-                    if line and not line.isspace():
-                        yield _fault("not_json", name, number)
-                    continue
-                if line is None:
-                    yield _fault("too_large", name, number)
-                    continue
-                for resource, _, full_url in _resources(value):
-                    yield _read(resource, name, number, full_url)
-    except Unreadable as error:
-        yield _fault(error.reason, name, number + 1)
-
-
-def _read_document(file: ExportFile, types: set[bytes]) -> Iterator[Read]:
-    """Reads a Bundle or a single resource."""
-    try:
-        with _content(file) as content:
-            text = document(content).removeprefix(_BOM)
-    except Unreadable as error:
-        yield _fault(error.reason, file.name, 1)
-        return
-    if not _may_hold(text, types):
-        return
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        yield _fault("not_json", file.name, 1)
-        return
-    for resource, number, full_url in _resources(value):
-        yield _read(resource, file.name, number, full_url)
-
-
-def _resources(value: Any, full_url: str | None = None) -> Iterator[tuple[Any, int, str | None]]:
-    """Yields `value`, or what a Bundle holds (Bundles in it too), with the entry's number and `fullUrl`."""
-    if not isinstance(value, dict) or value.get("resourceType") != "Bundle":
-        yield value, 1, full_url
-        return
-    entries = value.get("entry") or []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
-        entry = entry if isinstance(entry, dict) else {}
-        url = entry.get("fullUrl")
-        for resource, _, inner in _resources(entry.get("resource"), url if isinstance(url, str) else None):
-            yield resource, number, inner
-
-
-def _read(resource: Any, file: str, line: int, full_url: str | None) -> Read:
-    if resource.__class__ is dict:
-        kind = resource.get("resourceType")
-        if kind.__class__ is str and _TYPE.fullmatch(kind):
-            return Read(resource, kind, file, line, full_url)
-    return _fault("not_a_resource", file, line)
-
-
-def _fault(reason: str, file: str, line: int) -> Read:
-    return Read(None, "?", file, line, None, reason)

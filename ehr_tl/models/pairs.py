@@ -7,13 +7,8 @@ where it stopped. Fits run in worker processes with one thread each; models cros
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 import sys
-import threading
-import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +18,7 @@ import numpy as np
 from ehr_tl.files import remove, whole
 from ehr_tl.models.base import Learner
 from ehr_tl.progress import bar
+from ehr_tl.workers import work
 
 Pair = tuple[int, int]
 
@@ -69,6 +65,21 @@ class PairFits:
         remove(state)
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """Fits the pair of a job, by the job's number; in a process of its own with one thread."""
+
+    jobs: Sequence[PairFits]
+    shared: bool
+
+    def __call__(self, item: tuple[int, Pair]) -> int:
+        number, pair = item
+        if self.shared and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        self.jobs[number].fit(pair)
+        return number
+
+
 def fit_pairs(jobs: Sequence[PairFits], folds: int, threads: int) -> None:
     """Fits what is not there yet, `threads` fits at a time."""
     missing = [
@@ -79,65 +90,5 @@ def fit_pairs(jobs: Sequence[PairFits], folds: int, threads: int) -> None:
     ]
     workers = min(threads, len(missing))
     with bar("Fitting models", len(missing)) as progress:
-        for number in _in_processes(jobs, missing, workers) if workers > 1 else _here(jobs, missing):
+        for number in work(_Fit(jobs, workers > 1), missing, workers):
             progress.advance(note=jobs[number].learner.name)
-
-
-def _here(jobs: Sequence[PairFits], missing: list[tuple[int, Pair]]) -> Iterator[int]:
-    for number, pair in missing:
-        jobs[number].fit(pair)
-        yield number
-
-
-def _in_processes(jobs: Sequence[PairFits], missing: list[tuple[int, Pair]], workers: int) -> Iterator[int]:
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-
-    with (
-        _no_main_module(),
-        ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(jobs,)
-        ) as pool,
-    ):
-        waiting = {pool.submit(_fit, number, pair): number for number, pair in missing}
-        try:
-            for done in as_completed(waiting):
-                done.result()
-                yield waiting[done]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keeps workers from running the caller's script again: all that they need lies in this package."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-_jobs: Sequence[PairFits] = ()
-
-
-def _start(jobs: Sequence[PairFits]) -> None:
-    """Runs once in each worker."""
-    global _jobs
-    _jobs = jobs
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """A worker must not outlive a killed run: it would go on writing beside the run that resumes it."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _fit(number: int, pair: Pair) -> None:
-    _jobs[number].fit(pair)

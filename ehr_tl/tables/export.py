@@ -7,13 +7,14 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import compress
+from itertools import compress, count, islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ehr_tl.errors import ExportError
 from ehr_tl.fhir.blocks import Unreadable
-from ehr_tl.fhir.export import Export, ExportFile, Read
+from ehr_tl.fhir.export import Export, ExportFile
+from ehr_tl.fhir.pieces import Read
 from ehr_tl.tables.rows import Batch, Form, batches, read_form
 from ehr_tl.tables.spec import LookUp, Source, Table
 from ehr_tl.tables.template import Find, Header, Template
@@ -21,6 +22,9 @@ from ehr_tl.tables.values import text
 
 #: The resource type without which there is nobody to say anything about.
 PATIENT = "Patient"
+
+#: Rows in a piece.
+_ROWS = 10_000
 
 _ENDINGS = re.compile(r"(\.(csv|tsv|parquet))?(\.gz|\.zst)?$")
 
@@ -38,6 +42,18 @@ class TableFile(ExportFile):
     parts: tuple[tuple[ExportFile, Form | None], ...] = ()
 
 
+class TablePiece(NamedTuple):
+    """Some rows of a table, as resources; what `ehr_tl.fhir.pieces.Piece` is of texts."""
+
+    file: str
+    number: int
+    found: list[Read]
+    packed: int
+
+    def reads(self, decode: object = None) -> Iterator[Read]:
+        return iter(self.found)
+
+
 @dataclass(frozen=True)
 class TableExport(Export):
     """An export whose `files` are tables.
@@ -50,21 +66,23 @@ class TableExport(Export):
     sources: Mapping[str, Table] = field(default_factory=dict)
     look_ups: Mapping[str, LookUp] = field(default_factory=dict)
 
-    def read_file(self, file: TableFile, types: set[str] | None = None) -> Iterator[Read]:
-        """Yields a resource for every row, and a fault for what is no row.
+    def pieces_of(self, file: TableFile) -> Iterator[TablePiece]:
+        """A resource for every row, and a fault for what is no row, piece by piece."""
+        name = f"{file.table}: {file.name}"  # several tables may read one file
+        reads, size = self._reads(file), file.size or 0
+        for number in count():
+            found = list(islice(reads, _ROWS))
+            if not found:
+                break
+            yield TablePiece(name, number, found, 0)
+        yield TablePiece(name, number, [], size)
 
-        Args:
-            types: Only resources of these types, and no faults.
-        """
+    def _reads(self, file: TableFile) -> Iterator[Read]:
         if file.table in self.look_ups:
-            return iter(()) if types is not None else iter(self._looked_up[file.table][1])
+            return iter(self._looked_up[file.table][1])
         table = self.sources[file.table]
-        if types is not None and table.resource not in types:
-            return iter(())
         reads = self._rows(file, table, self._finders() if _joins(table, self.look_ups) else {}, table.resource)
-        if table.once:
-            reads = _once(reads)
-        return reads if types is None else (read for read in reads if read.resource is not None)
+        return _once(reads) if table.once else reads
 
     def _rows(
         self,

@@ -194,7 +194,7 @@ def test_a_signal_ends_it_without_leftovers(tmp_path, number) -> None:
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup\n"
         "import ehr_tl.convert\n"
         "from ehr_tl.files import whole\n"
-        "def convert(*arguments):\n"
+        "def convert(*arguments, **options):\n"
         "    with whole('events') as temporary:\n"
         "        temporary.mkdir()\n"
         "        print('writing', flush=True)\n"

@@ -29,6 +29,7 @@ def diagnosis(pipelines: list[dict]) -> Diagnosis:
         export="/data/fhir",
         adapter="synthea",
         reason="three of five files say so",
+        concept_maps=(),
         info=ExportInfo("synthea", synthetic=True, latest_event=datetime(2026, 11, 1), patients=300),
         events=40_000,
         resources={

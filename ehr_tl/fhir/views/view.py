@@ -34,11 +34,17 @@ class View:
         columns: Names of the columns.
         rows: Gives the rows of one resource, values in the order of `columns`. A column without `collection` holds
             None or a primitive. Raises RowError when the resource does not fit.
+        definition: The ViewDefinition.
     """
 
     resource: str
     columns: tuple[str, ...]
     rows: Callable[[dict[str, Any]], list[Row]]
+    definition: dict[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A view that is sent to another process is compiled there."""
+        return compile_view, (self.definition,)
 
 
 def run_view(view: dict[str, Any], resources: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,7 +105,7 @@ def _compile(resource: str, view: dict[str, Any]) -> View:
     tests = [
         compiler.path(where.get("path"), f"{at}.path") for at, where in _elements(view.get("where") or [], "where")
     ]
-    return View(resource, part.columns, _guarded(part.rows, tests))
+    return View(resource, part.columns, _guarded(part.rows, tests), view)
 
 
 def _guarded(rows: Rows, tests: list[Evaluate]) -> Callable[[dict[str, Any]], list[Row]]:

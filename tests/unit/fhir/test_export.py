@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ehr_tl.errors import ExportError
 from ehr_tl.fhir import blocks, export
-from ehr_tl.fhir.export import FAULTS, open_export
+from ehr_tl.fhir.export import FAULTS, UNFINISHED, open_export
 
 
 def patient(number):
@@ -26,9 +26,9 @@ def bundle(*resources, **more):
     return {"resourceType": "Bundle", "entry": [{"fullUrl": f"urn:uuid:{r['id']}", "resource": r} for r in resources]}
 
 
-def read(path, types=None):
+def read(path):
     """(id or fault, file, line) of all that is read."""
-    reads = list(open_export(path).read(types))
+    reads = list(open_export(path).read())
     assert all((r.fault is None) == (r.resource is not None) and r.fault in {None, *FAULTS} for r in reads)
     return [(r.fault or r.resource["id"], r.file, r.line) for r in reads]
 
@@ -184,16 +184,6 @@ def test_a_line_or_document_without_end_is_not_kept(tmp_path, monkeypatch):
     assert [(what, line) for what, _, line in found] == [("p0", 1), ("too_large", 2), ("p1", 3), ("too_large", 1)]
 
 
-def test_types_pick_resources_and_leave_faults_out(tmp_path):
-    group = b'{"id": "g", "member": [{"entity": {"type": "Patient"}}], "resourceType": "Group"}\n'
-    late = b'{"id": "late", "resourceType": "Patient"}\n'
-    device = b'{"resourceType":"Device","id":"d"}\n'
-    inner = json.dumps(bundle(patient(7)), separators=(",", ":")).encode()
-    (tmp_path / "x.ndjson").write_bytes(ndjson(1) + b'{"Patient"\n' + group + device + late + inner)
-    assert [what for what, _, _ in read(tmp_path, {"Patient"})] == ["p0", "late", "p7"]
-    assert [(what, line) for what, _, line in read(tmp_path, {"Group", "Device"})] == [("g", 3), ("d", 4)]
-
-
 def test_a_manifest_says_when_the_export_was_made(tmp_path):
     (tmp_path / "x.ndjson").write_bytes(ndjson(1))
     assert open_export(tmp_path).transaction_time is None
@@ -207,6 +197,32 @@ def test_a_manifest_says_when_the_export_was_made(tmp_path):
     assert open_export(tmp_path).transaction_time.isoformat() == "2024-06-01T00:00:00"
     (tmp_path / "export.json").write_text(json.dumps(bundle(patient(9))))
     assert [what for what, _, _ in read(tmp_path)] == ["p9", "p0"]
+
+
+@pytest.mark.parametrize("place", ["", "below/"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_still_being_fetched_is_no_export(tmp_path, place, packed):
+    files = {"Patient.ndjson": b'{"resourceType":"Patient","id":"a"}\n', f"{place}{UNFINISHED}": b"{}"}
+    if packed:
+        with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=r"not whole.*ehr-tl fetch"):
+        open_export(tmp_path)
+
+
+def test_what_a_bulk_data_client_lays_down_beside_the_resources_is_left_alone(tmp_path):
+    aside = ("deleted/Bundle.001.ndjson", "error/OperationOutcome.ndjson.gz")
+    for name in ("Patient.ndjson", "error/Patient.ndjson", *aside):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'{"resourceType":"Patient","id":"a"}\n')
+    opened = open_export(tmp_path)
+    assert [file.name for file in opened.files] == ["Patient.ndjson", "error/Patient.ndjson"]
+    assert opened.ignored == aside
 
 
 def test_nothing_to_read_is_an_error(tmp_path):

@@ -1,0 +1,155 @@
+"""The second pass over an export: a piece of it to events."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ehr_tl.convert.adapter import Adapter
+from ehr_tl.convert.codes import Codes, Concept
+from ehr_tl.convert.coverage import Coverage
+from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
+from ehr_tl.convert.gather import PieceKey, Places, key_of
+from ehr_tl.convert.index import DRUG, PATIENT, Index, Links
+from ehr_tl.convert.span import Days, days_of
+from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
+from ehr_tl.convert.units import Units
+from ehr_tl.convert.write import table_of
+from ehr_tl.fhir.pieces import Piece, Read
+
+_NOWHERE: Places = frozenset()
+
+
+@dataclass
+class Part:
+    """What became of a piece; parts are added up in the order of the export.
+
+    Attributes:
+        events: As `schema.EVENTS`.
+        concepts: The concepts of the events, in the order in which they come first, with the number of their events.
+        terminology: What CodeSystems and ValueSets say of codes.
+        coverage: What became of the resources.
+        drugs: Ids of the Medications that became events.
+        days: When the events were.
+        packed: As in `Piece.packed`.
+    """
+
+    events: pl.DataFrame
+    concepts: list[tuple[Concept, int]]
+    terminology: Terminology
+    coverage: Coverage
+    drugs: set[str]
+    days: Days
+    packed: int
+
+
+class Convert:
+    """The work of the second pass.
+
+    Args:
+        adapter: Whose views and rules make events of resources.
+        links: What the first pass found.
+        repeated: The places of resources that do not count, since there are newer versions or earlier copies of them.
+        keep: What is set aside is kept in full.
+    """
+
+    def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places], keep: bool = False):
+        self.adapter, self.links, self.repeated, self.keep = adapter, links, repeated, keep
+        codes = Codes(adapter)
+        units = Units(adapter.manifest, codes)
+        self.index = Index(adapter, codes, links)
+        self.emitters: dict[str, list[Emitter]] = defaultdict(list)
+        for name, rule in adapter.manifest.events.items():
+            view = adapter.views[name]
+            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes, units))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compiled views stay where they are; a worker compiles its own."""
+        return Convert, (self.adapter, self.links, self.repeated, self.keep)
+
+    def __call__(self, piece: Piece) -> Part:
+        repeated = self.repeated.get((piece.file, piece.number), _NOWHERE)
+        coverage, drugs = Coverage(keep=self.keep), set[str]()
+        events: list[Event] = []
+        terminology = Terminology()
+        for place, read in enumerate(piece.reads()):
+            if read.type in TERMINOLOGIES and place not in repeated:
+                self._learn(read, terminology, coverage)
+            else:
+                self._read(read, place in repeated, events, coverage, drugs)
+        concepts = list(Counter(event.concept for event in events).items())
+        return Part(table_of(events), concepts, terminology, coverage, drugs, days_of(events), piece.packed)
+
+    def _learn(self, read: Read, terminology: Terminology, coverage: Coverage) -> None:
+        """Counts a CodeSystem or ValueSet; what it says is kept."""
+        try:
+            terminology.read(read.resource, self.adapter.naming)
+        except TerminologyFault:
+            key = key_of(read)
+            coverage.set_aside(read, "does_not_fit", f"{read.type}/{key}" if key else None)
+        else:
+            coverage.used(read.type)
+
+    def _read(self, read: Read, repeated: bool, events: list[Event], coverage: Coverage, drugs: set[str]) -> None:
+        """Counts one resource under what became of it; its events are kept if all of it can be believed."""
+        if read.resource is None:
+            coverage.set_aside(read, read.fault or "not_a_resource")
+            return
+        key = key_of(read)
+        resource_id = f"{read.type}/{key}" if key else None
+        if repeated:
+            coverage.set_aside(read, "repeated", resource_id)
+            return
+        if reason := self._not_read(read.type, key):
+            coverage.unused(read.type, reason)
+            return
+        if key:
+            read.resource["id"] = key  # where views look for it
+        found: list[Event] = []
+        self.index.named.clear()
+        try:
+            reason = self._emit(read, resource_id, found, coverage)
+        except SetAside as fault:
+            coverage.set_aside(read, fault.reason, resource_id)
+            return
+        if found:
+            drugs |= self.index.named
+            events += found
+            coverage.used(read.type)
+        else:
+            coverage.unused(read.type, reason or "no_rows")
+
+    def _not_read(self, kind: str, key: str | None) -> str | None:
+        """Why the views are not asked at all."""
+        if kind == DRUG:
+            return "not_referenced"
+        if kind not in self.emitters:
+            return "no_view"
+        return "replaced" if kind == PATIENT and key in self.index.replaced else None
+
+    def _emit(self, read: Read, resource_id: str | None, events: list[Event], coverage: Coverage) -> str | None:
+        """Runs every view of the resource's type; the first reason counts if none gives an event.
+
+        A Patient is not set aside for a birth date that cannot be: its death would go with it.
+        """
+        reason, faults = None, []
+        for emitter in self.emitters[read.type]:
+            try:
+                found = emitter.emit(read.resource, resource_id, events)
+            except SetAside as fault:
+                if read.type != PATIENT:
+                    raise
+                found = fault.reason
+            if found in SET_ASIDE:
+                faults.append(found)
+            if reason in (None, "no_rows"):
+                reason = found or reason
+        if faults and not events:
+            raise SetAside(faults[0])
+        for fault in faults:
+            coverage.fault(read.type, fault)
+        return reason
