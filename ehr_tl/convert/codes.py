@@ -189,6 +189,7 @@ class Codes:
         candidates: list[_Candidate] = []
         asked: list[Asked] = []
         said: list[tuple[str | None, str]] = []
+        displays: list[tuple[str, str]] = []
         for place, (system, code, display) in enumerate(codings):
             name, own, standard = self._written(self._naming.url(system), code, bare)
             # "deceased" is a disposition where dispositions are read, and nowhere else.
@@ -196,6 +197,7 @@ class Codes:
             targets = self._ranked(found.targets, bare) if found else []
             candidates += self._candidates(place, name, own, standard, display or text, targets)
             said += [(system, code), *(each.target.key for each in targets)]
+            displays += [(own, display)] if display else []
             if found:
                 outcome = "mapped" if targets else "unmatched" if found.listed else "absent"
                 asked.append(Asked(name, own, outcome, targets[0].code if targets else None))
@@ -224,11 +226,7 @@ class Codes:
             (candidates[0].count,),
             tuple(descriptions.items()),
             tuple(above.items()),
-            displays=tuple(
-                (self._written(self._naming.url(system), code, bare)[1], display)
-                for system, code, display in codings
-                if display
-            ),
+            displays=tuple(displays),
             nothing_known=any(_listed(self._nothing, *each) for each in said),
             denies=any(_listed(self._denials, *each) for each in said),
             asked=tuple(asked),
