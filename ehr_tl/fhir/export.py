@@ -251,7 +251,7 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
             taken[member.filename] += 1
             number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
             inside = member.filename.encode(errors="backslashreplace").decode()
-            yield ExportFile(path, f"{name}/{inside}{number}", member.compress_size, place)
+            yield ExportFile(path, f"{name}{number}/{inside}", member.compress_size, place)
 
 
 def _leads_out(member: str) -> bool:
