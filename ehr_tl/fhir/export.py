@@ -151,7 +151,11 @@ def open_export(path: str | Path) -> Export:
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
     files, ignored, times = [], [], []
-    for file in sorted(_walk(path), key=lambda file: file.name):
+    try:
+        found = sorted(_walk(path), key=lambda file: file.name)
+    except OSError as error:
+        raise _refuse(error) from None
+    for file in found:
         name = PurePosixPath(file.name).name
         if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
             ignored.append(file.name)
@@ -214,7 +218,7 @@ def _text(name: str) -> str:
 
 
 def _fail(error: OSError) -> NoReturn:
-    raise _refuse(error) from None
+    raise error
 
 
 def _refuse(error: OSError) -> ExportError:
@@ -234,8 +238,8 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
         return
     try:
         members = _archive(path, path.stat().st_mtime_ns).infolist()
-    except PermissionError as error:
-        raise _refuse(error) from None
+    except PermissionError:
+        raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise ExportError(
             f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
