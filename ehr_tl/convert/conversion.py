@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
 from ehr_tl.convert.index import DRUG, Links
+from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
+from ehr_tl.convert.terminology import Terminology
+from ehr_tl.convert.units import count_changes
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
-from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export, masked, open_export
-from ehr_tl.fhir.versions import refuse_other_versions
+from ehr_tl.events import STALE, Events, ExportInfo, scan_events
+from ehr_tl.fhir.export import Export, masked
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import bar, log
 from ehr_tl.threads import allowed
@@ -37,11 +40,13 @@ def convert(
     export: str | Path | Export,
     adapter: str | Path | Adapter,
     out: str | Path,
+    concept_maps: Sequence[str | Path] = (),
     *,
     threads: int | None = None,
     keep_quarantined: bool = False,
 ) -> Events:
-    """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
+    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset
+    (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
     more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
@@ -51,6 +56,8 @@ def convert(
         export: A folder, zip or file, or an opened export.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
         out: Events folder to write; an older one is replaced, whole or not at all.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
+            adapter's own.
         threads: Processes to share the work; None: one for each processor. A small export is read by one.
 
     Returns:
@@ -58,7 +65,7 @@ def convert(
 
     Raises:
         ExportError: The export cannot be read or holds no patient.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events.
     """
     out = Path(out)
@@ -68,10 +75,9 @@ def convert(
             expected="a new or empty folder, or an older events folder",
             fix="name another folder",
         )
-    export = export if isinstance(export, Export) else open_export(export)
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    adapter = load_adapter(adapter, concept_maps)
+    export = adapter.opened(export)
     export.check_outside(out)
-    refuse_other_versions(export)
     with whole(out) as folder:
         folder.mkdir(mode=0o700)  # it will hold patients' data
         (folder / "metadata").mkdir()
@@ -85,7 +91,8 @@ class _Conversion:
 
     def __init__(self, export: Export, adapter: Adapter, folder: Path, workers: int):
         self.export, self.adapter, self.folder, self.workers = export, adapter, folder, workers
-        self.coverage, self.glossary = Coverage(), Glossary()
+        self.coverage, self.glossary, self.terminology = Coverage(), Glossary(), Terminology()
+        self.terminology.add(adapter.terminology)
         self.days: Days = {}
 
     def run(self, keep_quarantined: bool) -> None:
@@ -101,6 +108,7 @@ class _Conversion:
             for part in work(task, self.export.pieces(), self.workers):
                 self.shards.add(part.events)
                 self.glossary.add(part.concepts)
+                self.terminology.add(part.terminology)
                 self.coverage.add(part.coverage)
                 add_days(self.days, part.days)
                 drugs |= part.drugs
@@ -131,14 +139,20 @@ class _Conversion:
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        pq.write_table(meds.CodeMetadataSchema.align(self.glossary.table().to_arrow()), metadata / "codes.parquet")
+        table = self.glossary.table(self.terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(table), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
+        codes = self.glossary.counts()
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.shards.events,
-            "codes": self.glossary.counts(),
+            "codes": codes,
+            **inventory(scan_events(self.folder), codes, self.glossary.displays),
+            "units": count_changes(self.folder / "data"),
+            "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,
+            **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())
@@ -199,7 +213,8 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
             f"{export.path} holds no FHIR resource: nothing in its files ({len(export.files):,} such as "
             f"{masked(export.files[0].name)}) is JSON with a resourceType",
             expected="FHIR R4 as NDJSON or JSON Bundles, in UTF-8",
-            fix="export as FHIR R4 JSON; files of other formats cannot be read, whatever their name",
+            fix="export as FHIR R4 JSON; tables (CSV, Parquet) are read with the adapters omop, meds and spreadsheet, "
+            "files of other formats cannot be read, whatever their name",
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
     return ExportError(

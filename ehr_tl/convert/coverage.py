@@ -122,6 +122,8 @@ def coverage_text(coverage: dict[str, Any]) -> str:
             for reason, number in counts.get(key, {}).items()
         ]
         lines.append(f"{name:{width}}  {counts['read']:9,}  {counts['used']:9,}  {'; '.join(reasons)}".rstrip())
+    if absent := coverage.get("absent_tables"):
+        lines.append(f"Absent tables: {', '.join(absent)}")
     lines.append(f"Events: {coverage['events']:,}")
     if shared := coverage["patients_sharing_an_identifier"]:
         lines.append(f"{shared:,} patients have an identifier that another has, too. They are kept apart.")

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -27,6 +27,9 @@ from ehr_tl.fhir.blocks import Unreadable, blocks, document, is_bomb, lines
 from ehr_tl.fhir.pieces import BOM, Piece, Read, document_pieces, line_pieces
 from ehr_tl.fhir.times import parse_time
 
+#: Stands in the folder of an export that is still being fetched.
+UNFINISHED = ".unfinished.json"
+
 #: Why something in an export is no resource.
 FAULTS = {
     "not_json": "the text is not JSON (cut off, NaN, not UTF-8, or more than 1,000 elements inside one another)",
@@ -34,12 +37,17 @@ FAULTS = {
     "too_large": "one line or document of more than 512 MiB",
     "truncated_file": "a packed file ends too early; what came before was read",
     "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
+    "bad_row": "a row of a table with more or fewer fields than its header, or a quotation mark that nothing closes",
+    "bad_encoding": "a row of a table that is not in its file's encoding",
     "bomb": "a packed file that swells to more than a GiB from almost nothing; what came before was read",
 }
 
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
+#: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
+_LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _MANIFEST_SIZE = 16 << 20
 
@@ -80,10 +88,13 @@ class ExportFile:
         for piece in pieces:
             yield piece._replace(packed=progress.since())
 
-    def read(self) -> Iterator[Read]:
-        """Yields every resource once, and a fault for whatever should have been one."""
-        for piece in self.pieces():
-            yield from piece.reads()
+    def content(self) -> AbstractContextManager[Iterator[bytes]]:
+        """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
+        return closing(_content(self))
+
+    def stream(self) -> AbstractContextManager[BinaryIO]:
+        """Its bytes as they are."""
+        return _open(self)
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,18 @@ class Export:
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
+        tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
+        absent: Tables that the adapter could have read, as it calls them.
+        unused: Columns of tables that it reads nothing from, with their file.
     """
 
     path: Path
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
+    tables: tuple[ExportFile, ...] = ()
+    absent: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.
@@ -123,12 +140,21 @@ class Export:
     def pieces(self) -> Iterator[Piece]:
         """All files, piece by piece, in order."""
         for file in self.files:
-            yield from file.pieces()
+            yield from self.pieces_of(file)
+
+    def pieces_of(self, file: ExportFile) -> Iterator[Piece]:
+        """One of `files`, piece by piece."""
+        return file.pieces()
 
     def read(self) -> Iterator[Read]:
         """Yields every resource once, and a fault for whatever should have been one."""
         for file in self.files:
-            yield from file.read()
+            yield from self.read_file(file)
+
+    def read_file(self, file: ExportFile) -> Iterator[Read]:
+        """Like `read`, for one of `files`."""
+        for piece in self.pieces_of(file):
+            yield from piece.reads()
 
 
 def open_export(path: str | Path) -> Export:
@@ -138,8 +164,8 @@ def open_export(path: str | Path) -> Export:
         path: A folder, a zip, an NDJSON file or a Bundle.
 
     Raises:
-        ExportError: There is nothing to read, a folder may not be opened, or a zip is damaged or would climb out of its
-            folder or swell beyond all measure.
+        ExportError: There is nothing to read, not all of it was fetched, a folder may not be opened, or a zip is
+            damaged or would climb out of its folder or swell beyond all measure.
     """
     if not str(path).strip():
         raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
@@ -150,23 +176,40 @@ def open_export(path: str | Path) -> Export:
             expected="a folder or zip of FHIR R4 files",
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
-    files, ignored, times = [], [], []
+    files, tables, ignored, times = [], [], [], []
     try:
         found = sorted(_walk(path), key=lambda file: file.name)
     except OSError as error:
         raise _refuse(error) from None
     for file in found:
         name = PurePosixPath(file.name).name
-        if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
+        if name == UNFINISHED:
+            raise _unfinished(path)
+        if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
             ignored.append(file.name)
+            if _is_table(file):
+                tables.append(file)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
             times += manifest
         else:
             files.append(file)
-    if not any(file.size for file in files):
+    if not any(file.size for file in (*files, *tables)):
         raise _nothing(path, files, ignored)
-    return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+    return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
+
+
+def _is_table(file: ExportFile) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
+    return file.size is not None and not hidden and _TABLE.search(file.name) is not None
+
+
+def _unfinished(path: Path) -> ExportError:
+    return ExportError(
+        f"{path} is not whole: `ehr-tl fetch` has begun it and not come to its end",
+        expected="a whole export",
+        fix="run the same `ehr-tl fetch` again: it goes on where it broke off",
+    )
 
 
 def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:

@@ -143,7 +143,7 @@ def refuse_other_versions(export: Export) -> None:
 
 def _first(export: Export) -> Iterator[dict[str, Any]]:
     for file in _files(export.files):
-        for read in islice(file.read(), _RESOURCES):
+        for read in islice(export.read_file(file), _RESOURCES):
             if read.resource is not None:
                 yield read.resource
 

@@ -22,11 +22,21 @@ def export(tmp_path: Path, fhir) -> Path:
     visits = [fhir.visit(f"e{n}", **about[n]) for n in range(COUNT)]
     values = [fhir.observation(f"o{n}", **about[n], valueQuantity={"value": n, "unit": "mg/dL"}) for n in range(COUNT)]
     values += [values[3], fhir.observation("orphan", subject={"reference": "Patient/nobody"}), "{broken"]
+    terms = [
+        {
+            "resourceType": "CodeSystem",
+            "id": f"cs{n}",
+            "url": "http://snomed.info/sct",
+            "concept": [{"code": "44054006", "property": [{"code": "parent", "valueCode": f"{n}"}]}],
+        }
+        for n in range(COUNT)
+    ]
     newer = values[5] | {"meta": {"versionId": "2"}, "status": "entered-in-error"}
     folder = tmp_path / "export"
     folder.mkdir()
     write(folder / "Observation.ndjson", *values[::-1], newer, *visits)
     write(folder / "Patient.ndjson", *people)
+    write(folder / "CodeSystem.ndjson", *terms[::-1])
     conditions = [fhir.condition(f"c{n}", **about[n], recordedDate="2020-12") for n in range(COUNT)]
     bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in [*conditions, conditions[0]]]}
     (folder / "conditions.json").write_text(json.dumps(bundle))
@@ -51,7 +61,9 @@ def _content(path: Path) -> bytes:
 
 
 def test_pieces_and_processes_do_not_show(export, tmp_path, monkeypatch):
-    whole = everything(convert(export, "fhir_r4", tmp_path / "whole").folder)
+    events = convert(export, "fhir_r4", tmp_path / "whole")
+    assert len(events.hierarchy.parents["SNOMED//44054006"]) == COUNT
+    whole = everything(events.folder)
     monkeypatch.setattr(pieces, "SIZE", 2000)
     monkeypatch.setattr(conversion, "_WORTH_SHARING", 0)
     assert everything(convert(export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
