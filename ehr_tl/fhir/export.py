@@ -177,7 +177,11 @@ def open_export(path: str | Path) -> Export:
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
     files, tables, ignored, times = [], [], [], []
-    for file in sorted(_walk(path), key=lambda file: file.name):
+    try:
+        found = sorted(_walk(path), key=lambda file: file.name)
+    except OSError as error:
+        raise _refuse(error) from None
+    for file in found:
         name = PurePosixPath(file.name).name
         if name == UNFINISHED:
             raise _unfinished(path)
@@ -257,7 +261,7 @@ def _text(name: str) -> str:
 
 
 def _fail(error: OSError) -> NoReturn:
-    raise _refuse(error) from None
+    raise error
 
 
 def _refuse(error: OSError) -> ExportError:
@@ -277,8 +281,8 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
         return
     try:
         members = _archive(path, path.stat().st_mtime_ns).infolist()
-    except PermissionError as error:
-        raise _refuse(error) from None
+    except PermissionError:
+        raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise ExportError(
             f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
@@ -294,7 +298,7 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
             taken[member.filename] += 1
             number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
             inside = member.filename.encode(errors="backslashreplace").decode()
-            yield ExportFile(path, f"{name}/{inside}{number}", member.compress_size, place)
+            yield ExportFile(path, f"{name}{number}/{inside}", member.compress_size, place)
 
 
 def _leads_out(member: str) -> bool:
