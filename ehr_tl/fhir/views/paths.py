@@ -26,7 +26,7 @@ from ehr_tl.fhir.views.parse import (
 )
 from ehr_tl.fhir.views.shapes import BOOLEAN, PRIMITIVE, TEXT, Shape, Unfit
 from ehr_tl.fhir.views.source import Source
-from ehr_tl.fhir.views.types import CHOICES, DATA_TYPES, ONCE, TEMPORAL, choices, is_choice, typed
+from ehr_tl.fhir.views.types import CHOICES, DATA_TYPES, MANY, ONCE, TEMPORAL, choices, is_choice, typed
 from ehr_tl.fhir.views.values import attribute
 
 
@@ -39,6 +39,7 @@ class Value:
         shapes: Of the elements in it: one, several for a choice of types, none where it is computed. Structs only.
         node: It is one element, for certain; if it has parts it is no list and no primitive.
         single: It is no list.
+        listed: Being a `field`, it is None or a list of elements, without nulls.
         field: It is what one element of a struct holds, so that its class can be what the element is taken for.
         known: It is of that class, or None; `int` is never None, `object` is any primitive.
         name: Name in JSON of the elements, or the resource's type, where that is known.
@@ -50,6 +51,7 @@ class Value:
     shapes: tuple[Shape, ...] = ()
     node: bool = False
     single: bool = False
+    listed: bool = False
     field: bool = False
     known: type | None = None
     name: str | None = None
@@ -151,7 +153,7 @@ class Paths:
     # Elements.
 
     def member(self, base: Value, name: str, once: bool) -> Value:
-        shapes = tuple(shape.part(name, once) for shape in base.shapes)
+        shapes = tuple(shape.part(name, once, name in MANY) for shape in base.shapes)
         code = self.source.let(base.code)
         plain = f"{code}.{attribute(name)}" if self.structs else f"{code}.get({name!r})"
         gathered = f"step({code}, {name!r})"
@@ -165,7 +167,7 @@ class Paths:
         else:
             read = f"(None if {code} is None else {plain} if {code}.__class__ is dict else {gathered})"
         field = len(shapes) == 1 and (base.node or base.single)
-        return Value(read, shapes, single=field and once, field=field, name=name, guard=base.guard)
+        return Value(read, shapes, single=field and once, listed=name in MANY, field=field, name=name, guard=base.guard)
 
     def choice(self, base: Value, name: str) -> Value:
         if len(base.shapes) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any
@@ -38,17 +38,17 @@ class Reader:
 
     def __init__(self, views: Iterable[View], keep: Iterable[str]):
         keep = tuple(keep)
-        self._kept: dict[type, list[str]] = {}
+        types: list[Any] = []
+        raw: dict[str, None] = {}
         for kind, shape in _shapes(views).items():
             try:
-                node = resource_type(kind, shape, keep)
+                types.append(resource_type(kind, shape, keep))
             except Unfit:
                 continue
-            self._kept[node] = [attribute(name) for name in keep if name not in shape.parts]
-        self.types = frozenset(node.resourceType for node in self._kept)
-        self._decode: Callable[[bytes], Any] = orjson.loads
-        if self._kept:
-            self._decode = msgspec.json.Decoder(reduce(or_, self._kept, _Nothing)).decode
+            raw |= dict.fromkeys(name for name in keep if name not in shape.parts)
+        self.types = frozenset(node.resourceType for node in types)
+        self._raw = tuple(map(attribute, raw))
+        self._decode = msgspec.json.Decoder(reduce(or_, types, _Nothing)).decode
 
     def decode(self, text: bytes) -> Any:
         """Decodes one resource.
@@ -68,10 +68,10 @@ class Reader:
                 text.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return orjson.loads(text)
-        for name in self._kept.get(resource.__class__, ()):
-            raw = getattr(resource, name)
-            if raw is not None:
-                setattr(resource, name, orjson.loads(memoryview(raw)))
+        for name in self._raw:
+            value = getattr(resource, name)
+            if value.__class__ is msgspec.Raw:
+                setattr(resource, name, orjson.loads(memoryview(value)))
         return resource
 
 

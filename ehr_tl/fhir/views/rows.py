@@ -202,7 +202,7 @@ class _Writer:
         else:
             head = f"for {item} in {_each(nodes, 'BLANKS' if or_null else '()')}:"
         with source.block(head):
-            if not nodes.single:
+            if not nodes.single and not (nodes.field and nodes.listed):
                 source.line(f"if {item} is None: continue")
             if index != "0":
                 source.line(f"{index} += 1")
@@ -260,6 +260,8 @@ def _each(nodes: Value, otherwise: str) -> str:
     code = nodes.code
     if nodes.single:
         return f"({code},) if {code} is not None else {otherwise}"
+    if nodes.field and nodes.listed:
+        return f"{code} or {otherwise}"
     listed = f"{code} if {code} and {code}[0] is not None else items({code}) or {otherwise}"
     return f"{otherwise} if {code} is None else ({code},) if {code}.__class__ is not list else {listed}"
 

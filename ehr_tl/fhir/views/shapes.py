@@ -31,7 +31,8 @@ class Shape:
         depth: Elements that it is a part of.
         parts: Its parts that are named.
         kind: What it is taken for, where its value is looked at.
-        once: It is not expected in a list. Mostly only JSON says whether it is in one.
+        once: It is not expected in a list.
+        many: It is expected in a list. Mostly only JSON says whether it is in one.
     """
 
     def __init__(self, depth: int = 0) -> None:
@@ -39,14 +40,15 @@ class Shape:
         self.parts: dict[str, Shape] = {}
         self.kind: str | None = None
         self.once = False
+        self.many = False
 
-    def part(self, name: str, once: bool = False) -> Shape:
+    def part(self, name: str, once: bool = False, many: bool = False) -> Shape:
         if not _NAME.fullmatch(name):
             raise Unfit(f"{name} is no name of an element")
         if self.depth == _DEEPEST:
             raise Unfit("a path goes deeper than any resource")
         part = self.parts.setdefault(name, Shape(self.depth + 1))
-        part.once = part.once or once
+        part.once, part.many = part.once or once, part.many or many
         return part
 
     def take_for(self, kind: str) -> None:
@@ -61,17 +63,19 @@ class Shape:
         if other.kind:
             self.take_for(other.kind)
         for name, part in other.parts.items():
-            self.part(name, part.once).add(part)
+            self.part(name, part.once, part.many).add(part)
 
     def type(self) -> Any:
         """What an element of this shape is decoded to."""
-        if self.parts and self.kind:
+        if (self.parts or self.many) and self.kind:
             raise Unfit("an element is taken for a value and for one with parts")
+        if self.many:
+            return list[_struct(self, (), {})] | None
         if self.parts:
             node = _struct(self, (), {})
             return node | None if self.once else node | list[node] | None
-        if self.kind is None:
-            return Any  # that it is there is enough
+        if self.kind is None:  # that it is there is enough
+            return _TYPES[PRIMITIVE] | dict if self.once else Any
         return _TYPES[self.kind] if self.once else _TYPES[self.kind] | list[_TYPES[self.kind]]
 
 

@@ -45,6 +45,9 @@ ONCE = _names(
     """
 )
 
+#: Elements with parts that FHIR R4 always writes in a list.
+MANY = _names("coding component extension ingredient")
+
 #: Types that JSON writes as text.
 TEXTUAL = TEMPORAL | _names("base64Binary canonical code id markdown oid string uri url uuid")
 

@@ -108,6 +108,8 @@ _OTHERS = [
         "select": [
             {"column": [_column("ids", "type.coding.code", collection=True), _column("class", "class.code")]},
             {"forEach": "type", "column": [_column("text", "text"), _column("empty", "coding.empty()")]},
+            {"forEach": "class", "column": [_column("once", "'a'")]},
+            {"forEachOrNull": "identifier", "column": [_column("many", "'a'"), _column("n", "%rowIndex")]},
         ],
     },
     {
@@ -117,6 +119,7 @@ _OTHERS = [
             {"column": [_column("id", "id", type="id"), _column("dead", "deceased.exists()")]},
             {"forEach": "name.where(use = %use)", "column": [_column("family", "family", type="string")]},
             {"forEachOrNull": "name.given", "column": [_column("given", "$this")]},
+            {"forEach": "deceased.ofType(boolean)", "column": [_column("n", "%rowIndex")]},
         ],
     },
 ]
