@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _observation(number: int, **more: object) -> dict[str, object]:
-    code = {"coding": [{"system": "http://loinc.org", "code": str(number), "display": "Synthetic"}], "text": "Synthetic"}
+    code = {"coding": [{"system": "http://loinc.org", "code": str(number), "display": "Synthetic"}]}
     head = {"resourceType": "Observation", "id": f"o{number}", "status": "final", "code": code}
     return head | {"subject": {"reference": "Patient/p"}, "issued": "2020-01-01T00:00:00.500+01:00"} | more
 
