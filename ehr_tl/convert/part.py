@@ -23,24 +23,35 @@ _NOWHERE: Places = frozenset()
 
 
 @dataclass
-class Part:
-    """What became of a piece; parts are added up in the order of the export.
+class Tally:
+    """What is counted of a piece; tallies are added up in the order of the export.
 
     Attributes:
-        events: As `schema.EVENTS`.
+        events: Their number.
         concepts: The concepts of the events, in the order in which they come first, with the number of their events.
         coverage: What became of the resources.
         drugs: Ids of the Medications that became events.
         days: When the events were.
-        packed: As in `Piece.packed`.
     """
 
-    events: pl.DataFrame
+    events: int
     concepts: list[tuple[Concept, int]]
     coverage: Coverage
     drugs: set[str]
     days: Days
-    packed: int
+
+
+@dataclass
+class Part:
+    """What became of a piece.
+
+    Attributes:
+        events: As `schema.EVENTS`.
+        tally: What is counted of them, and of the resources.
+    """
+
+    events: pl.DataFrame
+    tally: Tally
 
 
 class Convert:
@@ -73,7 +84,8 @@ class Convert:
         for place, read in enumerate(piece.reads()):
             self._read(read, place in repeated, events, coverage, drugs)
         concepts = Counter(event.concept for event in events)
-        return Part(table_of(events), list(concepts.items()), coverage, drugs, days_of(events), piece.packed)
+        tally = Tally(len(events), list(concepts.items()), coverage, drugs, days_of(events))
+        return Part(table_of(events), tally)
 
     def _read(self, read: Read, repeated: bool, events: list[Event], coverage: Coverage, drugs: set[str]) -> None:
         """Counts one resource under what became of it; its events are kept if all of it can be believed."""

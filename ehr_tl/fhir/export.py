@@ -12,12 +12,13 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from io import BytesIO
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NoReturn
 
 import orjson
@@ -46,7 +47,7 @@ _MANIFEST_SIZE = 16 << 20
 
 @dataclass(frozen=True)
 class ExportFile:
-    """A file that should hold resources.
+    """A file that should hold resources, on this machine.
 
     Attributes:
         path: Where it is, or the zip that it is in.
@@ -66,11 +67,26 @@ class ExportFile:
         first, *rest = PurePosixPath(self.name).name.split(".")
         return first if _TYPE.fullmatch(first) and any(part.lower() == "ndjson" for part in rest) else None
 
+    @property
+    def lines(self) -> bool:
+        """Whether it is NDJSON, as its name says."""
+        return bool(_LINES.search(self.name))
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Its bytes, packed if they are."""
+        if self.member is None:
+            with self.path.open("rb") as stream:
+                yield stream
+        else:
+            with _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as stream:
+                yield stream
+
     def pieces(self) -> Iterator[Piece]:
         """The content, piece by piece, in constant memory (but for Bundles, which are read whole)."""
         progress = _Progress(self.size or 0)
         content = _content(self, progress)
-        if _LINES.search(self.name):
+        if self.lines:
             pieces = line_pieces(self.name, lines(content))
         else:
             pieces = document_pieces(self.name, content)
@@ -84,17 +100,33 @@ class ExportFile:
 
 
 @dataclass(frozen=True)
+class OpenedFile(ExportFile):
+    """A file that should hold resources, elsewhere.
+
+    Attributes:
+        opener: Opens its bytes.
+    """
+
+    opener: Callable[[], BinaryIO] = BytesIO
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        with self.opener() as stream:
+            yield stream
+
+
+@dataclass(frozen=True)
 class Export:
     """The files of an export.
 
     Attributes:
-        path: Folder or file that was opened.
+        path: Folder or file that was opened; no `Path` where it is on no disk of this machine.
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
     """
 
-    path: Path
+    path: PurePath
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
@@ -105,7 +137,7 @@ class Export:
         Raises:
             ExportError: `out` lies in the export's folder.
         """
-        if Path(out).resolve().is_relative_to(self.path.resolve()):
+        if isinstance(self.path, Path) and Path(out).resolve().is_relative_to(self.path.resolve()):
             raise ExportError(
                 f"{out} lies inside the export {self.path}",
                 expected="a folder elsewhere: the next time its files would be read as records",
@@ -147,8 +179,21 @@ def open_export(path: str | Path) -> Export:
             expected="a folder or zip of FHIR R4 files",
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
+    return export_of(path, _walk(path))
+
+
+def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
+    """Tells which files should hold resources, and reads the manifests.
+
+    Args:
+        path: As in `Export.path`.
+        found: All files there, expanded as by `expand`.
+
+    Raises:
+        ExportError: None of them is of use.
+    """
     files, ignored, times = [], [], []
-    for file in sorted(_walk(path), key=lambda file: file.name):
+    for file in sorted(found, key=lambda file: file.name):
         name = PurePosixPath(file.name).name
         if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
             ignored.append(file.name)
@@ -162,7 +207,7 @@ def open_export(path: str | Path) -> Export:
     return Export(path, tuple(files), tuple(ignored), max(times, default=None))
 
 
-def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:
+def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> ExportError:
     if files:
         problem = f"{path} holds data files ({len(files)}), but all of them are empty"
     elif ignored:
@@ -207,18 +252,28 @@ def _refuse(error: OSError) -> ExportError:
 
 
 def _expand(path: Path, name: str) -> Iterator[ExportFile]:
-    if not name.lower().endswith(".zip") or path.name.startswith("."):
-        yield ExportFile(path, name, path.stat().st_size)
+    written = path.stat()
+    yield from expand(ExportFile(path, name, written.st_size), lambda: _archive(path, written.st_mtime_ns))
+
+
+def expand(file: ExportFile, archive: Callable[[], zipfile.ZipFile]) -> Iterator[ExportFile]:
+    """The file; of a zip, which `archive` opens, its members instead.
+
+    Raises:
+        ExportError: A zip is damaged or would climb out of its folder or swell beyond all measure.
+    """
+    if not file.name.lower().endswith(".zip") or PurePosixPath(file.name).name.startswith("."):
+        yield file
         return
     try:
-        members = [member for member in _archive(path, path.stat().st_mtime_ns).infolist() if not member.is_dir()]
+        members = [member for member in archive().infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, OSError) as error:
         raise ExportError(
-            f"{name} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
+            f"{file.name} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
         ) from error
     for member in members:
-        _check_member(member, name)
-        yield ExportFile(path, f"{name}/{member.filename}", member.compress_size, member.filename)
+        _check_member(member, file.name)
+        yield replace(file, name=f"{file.name}/{member.filename}", size=member.compress_size, member=member.filename)
 
 
 def _check_member(member: zipfile.ZipInfo, archive: str) -> None:
@@ -241,7 +296,7 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
         return None
     try:
         text = document(_content(file)).removeprefix(BOM)
-        values = [orjson.loads(line) for line in (text.splitlines() if _LINES.search(file.name) else [text])]
+        values = [orjson.loads(line) for line in (text.splitlines() if file.lines else [text])]
     except (Unreadable, ValueError):
         return None
     if not all(isinstance(value, dict) and "resourceType" not in value for value in values):
@@ -249,16 +304,6 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
     details = [value["eventDetail"] if isinstance(value.get("eventDetail"), dict) else value for value in values]
     times = [parse_time(str(detail.get("transactionTime")), UTC, end_of=False) for detail in details]
     return [time for time in times if time]
-
-
-@contextmanager
-def _open(file: ExportFile) -> Iterator[BinaryIO]:
-    if file.member is None:
-        with file.path.open("rb") as stream:
-            yield stream
-    else:
-        with _archive(file.path, file.path.stat().st_mtime_ns).open(file.member) as stream:
-            yield stream
 
 
 @lru_cache(maxsize=4)
@@ -291,7 +336,7 @@ def _content(file: ExportFile, progress: _Progress | None = None) -> Iterator[by
     """The file's unpacked blocks; every way in which reading may fail becomes `Unreadable`."""
     progress = progress or _Progress(0)
     try:
-        with _open(file) as stream:
+        with file.open() as stream:
             yield from blocks(progress.watch(stream), file.name.lower())
     except EOFError as error:
         raise Unreadable("truncated_file") from error

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ehr_tl import threads
-from ehr_tl.convert import conversion, convert
+from ehr_tl.convert import convert, engine
 from ehr_tl.fhir import pieces
 
 COUNT = 60
@@ -53,7 +53,7 @@ def _content(path: Path) -> bytes:
 def test_pieces_and_processes_do_not_show(export, tmp_path, monkeypatch):
     whole = everything(convert(export, "fhir_r4", tmp_path / "whole").folder)
     monkeypatch.setattr(pieces, "SIZE", 2000)
-    monkeypatch.setattr(conversion, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(engine, "_WORTH_SHARING", 0)
     assert everything(convert(export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
     monkeypatch.setattr(threads, "available", lambda: 3)
     assert everything(convert(export, "fhir_r4", tmp_path / "shared", threads=3).folder) == whole
