@@ -21,6 +21,9 @@ def convert(
     export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
     adapter: Annotated[str, typer.Option(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     out: Annotated[Path, typer.Option(parser=folder, metavar="EVENTS", help="Events folder to write.")],
+    engine: Annotated[
+        str, typer.Option(metavar="local|spark", help="Who does the work; Spark: docs/spark.md.")
+    ] = "local",
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processors to use; default: all.")] = None,
     keep_quarantined: Annotated[
         bool, typer.Option("--keep-quarantined", help="Keep what is set aside, in full: patients' data.")
@@ -30,6 +33,6 @@ def convert(
     from ehr_tl.convert import convert as convert_export
     from ehr_tl.convert import coverage_text
 
-    events = convert_export(export, adapter, out, threads=threads, keep_quarantined=keep_quarantined)
+    events = convert_export(export, adapter, out, engine=engine, threads=threads, keep_quarantined=keep_quarantined)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")

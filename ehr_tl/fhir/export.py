@@ -86,10 +86,7 @@ class ExportFile:
         """The content, piece by piece, in constant memory (but for Bundles, which are read whole)."""
         progress = _Progress(self.size or 0)
         content = _content(self, progress)
-        if self.lines:
-            pieces = line_pieces(self.name, lines(content))
-        else:
-            pieces = document_pieces(self.name, content)
+        pieces = line_pieces(self.name, lines(content)) if self.lines else document_pieces(self.name, content)
         for piece in pieces:
             yield piece._replace(packed=progress.since())
 

@@ -4,33 +4,10 @@ import json
 from pathlib import Path
 
 import polars as pl
-import pytest
 
 from ehr_tl import threads
 from ehr_tl.convert import convert, engine
 from ehr_tl.fhir import pieces
-
-COUNT = 60
-
-
-@pytest.fixture
-def export(tmp_path: Path, fhir) -> Path:
-    """Sixty patients, among them a merged one; repeats, broken lines and orphans, in two files and a Bundle."""
-    people = [{"resourceType": "Patient", "id": f"p{n}", "gender": "male", "birthDate": "1950"} for n in range(COUNT)]
-    people[7]["link"] = [{"type": "replaced-by", "other": {"reference": "Patient/p8"}}]
-    about = [{"subject": {"reference": f"Patient/p{n}"}} for n in range(COUNT)]
-    visits = [fhir.visit(f"e{n}", **about[n]) for n in range(COUNT)]
-    values = [fhir.observation(f"o{n}", **about[n], valueQuantity={"value": n, "unit": "mg/dL"}) for n in range(COUNT)]
-    values += [values[3], fhir.observation("orphan", subject={"reference": "Patient/nobody"}), "{broken"]
-    newer = values[5] | {"meta": {"versionId": "2"}, "status": "entered-in-error"}
-    folder = tmp_path / "export"
-    folder.mkdir()
-    write(folder / "Observation.ndjson", *values[::-1], newer, *visits)
-    write(folder / "Patient.ndjson", *people)
-    conditions = [fhir.condition(f"c{n}", **about[n], recordedDate="2020-12") for n in range(COUNT)]
-    bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in [*conditions, conditions[0]]]}
-    (folder / "conditions.json").write_text(json.dumps(bundle))
-    return folder
 
 
 def write(path: Path, *resources: dict | str) -> None:
@@ -38,29 +15,17 @@ def write(path: Path, *resources: dict | str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    """All files; of Parquet the content."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: _content(path) for name, path in files.items()}
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix != ".parquet":
-        return path.read_bytes()
-    return json.dumps(pl.read_parquet(path).to_dicts(), default=str).encode()
-
-
-def test_pieces_and_processes_do_not_show(export, tmp_path, monkeypatch):
-    whole = everything(convert(export, "fhir_r4", tmp_path / "whole").folder)
+def test_pieces_and_processes_do_not_show(mixed_export, everything, tmp_path, monkeypatch):
+    whole = everything(convert(mixed_export, "fhir_r4", tmp_path / "whole").folder)
     monkeypatch.setattr(pieces, "SIZE", 2000)
     monkeypatch.setattr(engine, "_WORTH_SHARING", 0)
-    assert everything(convert(export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
+    assert everything(convert(mixed_export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
     monkeypatch.setattr(threads, "available", lambda: 3)
-    assert everything(convert(export, "fhir_r4", tmp_path / "shared", threads=3).folder) == whole
+    assert everything(convert(mixed_export, "fhir_r4", tmp_path / "shared", threads=3).folder) == whole
 
 
-def test_of_repeated_resources_the_newest_counts(export, tmp_path):
-    events = convert(export, "fhir_r4", tmp_path / "events")
+def test_of_repeated_resources_the_newest_counts(mixed_export, tmp_path):
+    events = convert(mixed_export, "fhir_r4", tmp_path / "events")
     counts = events.coverage["resources"]
     assert counts["Observation"]["set_aside"] == {"repeated": 2, "unknown_patient": 1}
     assert counts["Observation"]["unused"] == {"status:entered-in-error": 1}
@@ -74,10 +39,10 @@ def test_of_repeated_resources_the_newest_counts(export, tmp_path):
     assert sorted(lost) == [("Condition/c0", 61), ("Observation/o3", 60), ("Observation/o5", 58)]
 
 
-def test_what_is_set_aside_is_kept_only_if_asked_for(export, tmp_path):
-    plain = convert(export, "fhir_r4", tmp_path / "plain").folder / "quarantine.ndjson"
+def test_what_is_set_aside_is_kept_only_if_asked_for(mixed_export, tmp_path):
+    plain = convert(mixed_export, "fhir_r4", tmp_path / "plain").folder / "quarantine.ndjson"
     assert all(json.loads(line).keys() == {"file", "line", "resource_id", "reason"} for line in plain.open())
-    kept = convert(export, "fhir_r4", tmp_path / "kept", keep_quarantined=True).folder / "quarantine.ndjson"
+    kept = convert(mixed_export, "fhir_r4", tmp_path / "kept", keep_quarantined=True).folder / "quarantine.ndjson"
     lines = {one["resource_id"]: one for one in map(json.loads, kept.open())}
     assert lines["Observation/orphan"]["resource"]["subject"] == {"reference": "Patient/nobody"}
     assert lines[None]["text"] == "{broken"
