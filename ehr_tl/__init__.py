@@ -24,6 +24,7 @@ _PUBLIC = {
     "Run": "ehr_tl.pipeline",
     "convert": "ehr_tl.convert",
     "diagnose": "ehr_tl.doctor",
+    "fetch": "ehr_tl.fetch",
     "load_checkpoint": "ehr_tl.models.checkpoint",
     "load_run": "ehr_tl.pipeline",
     "run": "ehr_tl.pipeline",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ehr_tl.convert import convert as convert
     from ehr_tl.doctor import diagnose as diagnose
     from ehr_tl.errors import EhrTlError as EhrTlError
+    from ehr_tl.fetch import fetch as fetch
     from ehr_tl.fhir.views import run_view as run_view
     from ehr_tl.models.checkpoint import load_checkpoint as load_checkpoint
     from ehr_tl.pipeline import Run as Run

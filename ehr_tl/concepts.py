@@ -7,10 +7,16 @@ only what is true of a code wherever it stands belongs to the code (`parent_code
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import polars as pl
+
+#: System of concepts that have a text and no coding: what somebody typed.
+TEXT = "TEXT"
+
+#: A code that fewer subjects have is counted, and named nowhere but in the events themselves: it may point at somebody.
+FEWEST_SUBJECTS = 5
 
 _BETWEEN = "\n"
 
@@ -29,6 +35,37 @@ def names_of(concept: str) -> list[str]:
         (['SNOMED//22298006'], ['SNOMED//22298006', 'ICD10GM//I21.4'])
     """
     return concept.split(_BETWEEN)
+
+
+def parts(code: str, systems: Collection[str]) -> list[str]:
+    """The parts of an event's code that have a system of their own; what stands before the first is left out.
+
+    Args:
+        code: The code of an event.
+        systems: Names of all systems that may occur.
+
+    Examples:
+        >>> parts("VISIT_TYPE//SNOMED//185349003", {"SNOMED"}), parts("GENDER//female", {"SNOMED"})
+        (['SNOMED//185349003'], [])
+        >>> parts("LOINC//72166-2//LOCAL//S//1", {"LOINC", "LOCAL"})
+        ['LOINC//72166-2', 'LOCAL//S//1']
+    """
+    words = code.split("//")
+    starts: list[int] = []
+    for place in range(len(words) - 1):  # a system is followed by a code, which may bear the name of one
+        if words[place] in systems and (not starts or place > starts[-1] + 1):
+            starts.append(place)
+    return ["//".join(words[start:end]) for start, end in zip(starts, [*starts[1:], len(words)])]
+
+
+def system(code: str, systems: Collection[str]) -> str:
+    """The system that an event's code counts for: that of its first part, else what stands first.
+
+    Examples:
+        >>> system("VISIT_TYPE//SNOMED//185349003", {"SNOMED"}), system("GENDER//female", {"SNOMED"})
+        ('SNOMED', 'GENDER')
+    """
+    return next(iter(parts(code, systems)), code).partition("//")[0]
 
 
 @dataclass(frozen=True)

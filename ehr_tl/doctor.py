@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -12,17 +14,15 @@ from typing import Any
 import polars as pl
 
 from ehr_tl.cohort import feasibility
-from ehr_tl.concepts import concept
-from ehr_tl.config import TransformerConfig, load_pipeline, pipeline_names
+from ehr_tl.concepts import system
+from ehr_tl.config import load_pipeline, pipeline_names
 from ehr_tl.convert import convert
 from ehr_tl.convert.guess import guess_adapter
 from ehr_tl.events import Events, ExportInfo
 from ehr_tl.fhir.export import open_export
 from ehr_tl.progress import track
-from ehr_tl.schema import BIRTH, DEATH
-
-#: How many unknown codes are named, and in how many subjects at least they must occur.
-UNKNOWN_SHOWN, UNKNOWN_SUBJECTS = 8, 5
+from ehr_tl.report.words import percent
+from ehr_tl.tokens.familiarity import Familiarity, familiarity
 
 _WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 
@@ -35,105 +35,87 @@ class Diagnosis:
         export: The export that was looked at.
         adapter: Name or folder of the adapter that read it.
         reason: Why this adapter.
+        concept_maps: What was given beside it.
         info: Patients, end, warnings of the export.
         events: Number of events.
         resources: Type -> `read`, `used`, `unused`, `set_aside`, as in coverage.json.
-        systems: Per code system `system`; `kept`, `mapped`, `unmapped` as the hospital wrote it; `events`, `codes` and
-            `known` (share of events) after mapping, None where no code bears the system's name: all were mapped, or
-            they are classes of visits. A visit type counts for its code's system.
-        checkpoint: The shipped checkpoint whose vocabulary `known` speaks of.
-        unknown: Frequent codes that the checkpoint has not seen: `code`, `events`, `subjects`.
+        systems: Per code system `system`; `kept`, `mapped`, `unmapped` as the hospital wrote it; `events` and `codes`
+            after mapping, None where no code bears the system's name: all were mapped, or they are classes of visits.
+            A visit type counts for its code's system.
+        familiarity: How much the checkpoint of each shipped pipeline knows.
         pipelines: Per shipped pipeline `name`, `title`, `adapter` and what `ehr_tl.cohort.feasibility` says.
     """
 
     export: str
     adapter: str
     reason: str
+    concept_maps: tuple[str, ...]
     info: ExportInfo
     events: int
     resources: dict[str, dict[str, Any]]
     systems: list[dict[str, Any]]
-    checkpoint: str
-    unknown: list[dict[str, Any]]
+    familiarity: list[Familiarity]
     pipelines: list[dict[str, Any]]
 
     @property
     def text(self) -> str:
         """All of it for a terminal; no more than codes, reasons and counts."""
-        parts = (_heading(self), _resources(self), _systems(self), _pipelines(self), _next(self))
+        known = map(_known, self.familiarity)
+        parts = (_heading(self), _resources(self), _systems(self), *known, _pipelines(self), _next(self))
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def diagnose(export: str | Path, adapter: str | Path | None = None) -> Diagnosis:
+def diagnose(
+    export: str | Path, adapter: str | Path | None = None, concept_maps: Sequence[str | Path] = ()
+) -> Diagnosis:
     """Converts an export into a temporary folder and says what can be asked of it.
 
     Args:
         export: Folder or zip of FHIR files.
         adapter: Adapter name or folder; default: guessed from the first resources.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them.
 
     Raises:
         ExportError: The export cannot be read or holds nothing of use.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
     """
     if adapter is None:
         name, reason = guess_adapter(open_export(export))
     else:
         name, reason = str(adapter), "as you asked"
     with tempfile.TemporaryDirectory(prefix="ehr_tl_doctor_") as folder:
-        events = convert(export, name, Path(folder) / "events")
-        counts = _count(events)
+        events = convert(export, name, Path(folder) / "events", concept_maps)
         return Diagnosis(
             export=str(export),
             adapter=name,
             reason=reason,
+            concept_maps=tuple(map(str, concept_maps)),
             info=events.export,
             events=events.coverage["events"],
             resources=events.coverage["resources"],
-            systems=_by_system(events.coverage["codes"], counts),
-            checkpoint=_checkpoint(),
-            unknown=_unknown(counts),
+            systems=_by_system(events),
+            familiarity=_familiarities(events),
             pipelines=[_feasible(events, name) for name in track(pipeline_names(), "Trying the shipped pipelines")],
         )
 
 
-def _checkpoint() -> str:
-    return str(TransformerConfig().checkpoint)
+def _familiarities(events: Events) -> list[Familiarity]:
+    """For each checkpoint that a shipped pipeline begins with, how much of the events it knows."""
+    from ehr_tl.models.checkpoint import checkpoint_vocabulary
+
+    transformers = [load_pipeline(name).transformer for name in pipeline_names()]
+    paths = sorted({each.checkpoint for each in transformers if each is not None and each.checkpoint is not None})
+    return [familiarity(events, checkpoint_vocabulary(path).codes, Path(path).name) for path in paths]
 
 
-def _count(events: Events) -> pl.DataFrame:
-    """Per concept `code`, `system`, `events`, `subjects` and whether any of its names is `known` to the checkpoint."""
-    from ehr_tl.models.checkpoint import checkpoint_path
-    from ehr_tl.tokens.vocabulary import Vocabulary
-
-    seen = set(Vocabulary.load(checkpoint_path(_checkpoint()) / "vocabulary.json").codes)
-    counts = (
-        events.scan()
-        .group_by("code", concept=concept())
-        .agg(pl.len().alias("events"), pl.col("subject_id").n_unique().alias("subjects"))
-        .collect()
-    )
-    known = [not seen.isdisjoint(events.hierarchy.names(each)) for each in counts["concept"]]
+def _by_system(events: Events) -> list[dict[str, Any]]:
     systems = events.coverage["codes"]
-    owner = [next((part for part in code.split("//") if part in systems), "") for code in counts["code"]]
-    return counts.with_columns(pl.Series("known", known, pl.Boolean), pl.Series("system", owner, pl.String))
-
-
-def _by_system(coverage: dict[str, dict[str, int]], counts: pl.DataFrame) -> list[dict[str, Any]]:
-    totals = counts.group_by("system").agg(
-        pl.col("events").sum(),
-        pl.col("code").n_unique().alias("codes"),
-        (pl.col("events").filter("known").sum() / pl.col("events").sum()).alias("known"),
-    )
-    found = {row["system"]: row for row in totals.to_dicts()}
-    nothing = {"events": None, "codes": None, "known": None}
-    return [{**nothing, **found.get(system, {}), "system": system, **n} for system, n in sorted(coverage.items())]
-
-
-def _unknown(counts: pl.DataFrame) -> list[dict[str, Any]]:
-    asked = ~pl.col("known") & (pl.col("subjects") >= UNKNOWN_SUBJECTS) & ~pl.col("code").is_in([BIRTH, DEATH])
-    by_code = counts.filter(asked).group_by("code").agg(pl.sum("events"), pl.max("subjects"))
-    ordered = by_code.sort("events", "code", descending=[True, False])
-    return ordered.select("code", "events", "subjects").head(UNKNOWN_SHOWN).to_dicts()
+    counts = events.scan().group_by("code").len().collect()
+    owner = pl.Series("system", [system(code, systems) for code in counts["code"]], dtype=pl.String)
+    totals = counts.group_by(owner).agg(events=pl.sum("len"), codes=pl.len())
+    found = {row["system"]: row for row in totals.iter_rows(named=True)}
+    nothing = {"events": None, "codes": None}
+    return [{**nothing, **found.get(name, {}), "system": name, **n} for name, n in sorted(systems.items())]
 
 
 def _feasible(events: Events, name: str) -> dict[str, Any]:
@@ -177,20 +159,34 @@ def _resources(found: Diagnosis) -> list[str]:
 
 
 def _systems(found: Diagnosis) -> list[str]:
-    header = ("Code systems", "kept", "mapped", "unmapped", "events", "codes", "known")
-    numbers = header[1:-1]
-    rows = [
-        (row["system"], *(row[name] for name in numbers), "" if row["known"] is None else f"{row['known']:.0%}")
-        for row in found.systems
-    ]
-    lines = _table(header, rows)
-    lines += _listed(
-        "known", [f"share of events whose code, or a parent of it, the checkpoint {found.checkpoint} has seen"]
-    )
-    if found.unknown:
-        shown = [f"{row['code']} ({row['events']:,} events)" for row in found.unknown]
+    header = ("Code systems", "kept", "mapped", "unmapped", "events", "codes")
+    return _table(header, [(row["system"], *(row[name] for name in header[1:])) for row in found.systems])
+
+
+def _known(found: Familiarity) -> list[str]:
+    """What a checkpoint knows, as shares of the events that models look at."""
+    header = ("exactly", "related", "unknown")
+    rows = [(name, *_shares(levels)) for name, levels in [*found.systems.items(), ("all", found.events)]]
+    lines = _table((f"Known to the checkpoint {found.checkpoint}", *header), rows)
+    explained = "share of dated events whose own code it has seen; else another code of the event, or one above these"
+    lines += _listed("exactly, related", [explained])
+    people = found.subjects
+    some = people["half_or_more"] + people["less"]
+    lines += _listed("Subjects of whose events it knows fewer than half", [f"{people['less']:,} of {some:,}"])
+    if found.missing:
+        shown = [f"{row['code']} ({row['events']:,} events)" for row in found.missing]
         lines += _listed("Most frequent codes that it has not seen", shown)
+    if found.little:
+        warning = (
+            f"It knows {percent(found.known)} of the events: what it learned elsewhere has little to say here. Map the"
+        )
+        lines += _listed("Take care", [f"{warning} codes that it has not seen, or expect little of the transformer"])
     return lines
+
+
+def _shares(levels: dict[str, int]) -> list[str]:
+    total = sum(levels.values()) or 1
+    return [percent(number / total) for number in levels.values()]
 
 
 def _pipelines(found: Diagnosis) -> list[str]:
@@ -213,7 +209,8 @@ def _next(found: Diagnosis) -> list[str]:
     if not enough:
         return ["No shipped pipeline has enough cases here: copy the nearest one and change its task."]
     best = max(enough, key=lambda fit: fit["positive_subjects"])
-    return [f"Next: ehr-tl run {best['name']} --export {found.export} --adapter {found.adapter}"]
+    maps = "".join(f" --concept-map {shlex.quote(each)}" for each in found.concept_maps)
+    return [f"Next: ehr-tl run {best['name']} --export {found.export} --adapter {found.adapter}{maps}"]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:

@@ -4,6 +4,7 @@
 
     EhrTlError
     ├── ExportError       the FHIR export cannot be read or holds nothing of use
+    ├── FetchError        a server's export cannot be had, or not whole
     ├── AdapterError      an adapter, view or concept map is wrong
     ├── PipelineError     a pipeline file is wrong
     ├── CohortError       a task yields no cohort that a model can learn from
@@ -48,6 +49,10 @@ def _sentence(text: str) -> str:
 
 class ExportError(EhrTlError):
     """The FHIR export cannot be read or holds nothing of use."""
+
+
+class FetchError(EhrTlError):
+    """A server's export cannot be had, or not whole."""
 
 
 class AdapterError(EhrTlError):

@@ -61,6 +61,11 @@ class ExportInfo:
         return cls(**{k: datetime.fromisoformat(v) if k in times and v else v for k, v in value.items()})
 
 
+def scan_events(folder: Path) -> pl.LazyFrame:
+    """The events below a folder that need not be finished, lazily; columns as in `schema.EVENTS`."""
+    return pl.scan_parquet(sorted((folder / "data").glob("*.parquet")), glob=False)
+
+
 class Events:
     """An events folder opened for reading; tables are loaded at first use.
 
@@ -82,7 +87,7 @@ class Events:
 
     def scan(self) -> pl.LazyFrame:
         """All events, lazily; columns and order as in `schema.EVENTS`."""
-        return pl.scan_parquet(sorted((self.folder / "data").glob("*.parquet")), glob=False)
+        return scan_events(self.folder)
 
     def history(self) -> pl.LazyFrame:
         """The events that models may look at: like `scan`, without those from before `export.history_from`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime, time
@@ -110,6 +111,7 @@ def run(
     out: str | Path | None = None,
     *,
     adapter: str | Path | None = None,
+    concept_maps: Sequence[str | Path] | None = None,
     as_of: str | date | None = None,
     threads: int | None = None,
 ) -> Run:
@@ -121,6 +123,8 @@ def run(
         export: Folder or zip of FHIR files; default: what the pipeline names.
         out: The run folder; default: `runs/<pipeline>`.
         adapter: Adapter name or folder; default: what the pipeline names, else guessed from the export.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets that go before the adapter's own: files, or folders
+            of them.
         as_of: The day on which current patients are scored; default: the export's end.
         threads: Processors to use; default: all.
 
@@ -137,6 +141,8 @@ def run(
     own = before if "run" not in before else {}
     fhir = open_export(_export_path(_given(export, "--export") or own.get("export") or config.export, source))
     adapter = _given(adapter, "--adapter")
+    if concept_maps is None:
+        concept_maps = own.get("concept_maps", ())
     settings = {
         "pipeline": config.name,
         "beside": before.get("beside") or str(source.parent.absolute()),
@@ -145,11 +151,12 @@ def run(
         or own.get("adapter")
         or config.adapter
         or _guess(fhir),
+        "concept_maps": [str(Path(_given(each, "--concept-map")).absolute()) for each in concept_maps],
         "as_of": own.get("as_of") if as_of is None else _day(as_of),
         "threads": allowed(threads or own.get("threads")),
     }
     parse_as_of(settings["as_of"])
-    _check(config, settings["adapter"])
+    _check(config, settings["adapter"], settings["concept_maps"])
     fhir.check_outside(folder)
     refuse_scored(folder)
     make_private(folder)
@@ -277,6 +284,7 @@ def _job(folder: Path) -> Job:
         pipeline=load_pipeline(folder / PIPELINE, settings.get("beside")),
         export=Path(settings["export"]),
         adapter=settings["adapter"],
+        concept_maps=tuple(map(Path, settings.get("concept_maps", ()))),
         as_of=parse_as_of(settings["as_of"]),
         threads=allowed(settings["threads"]),
         models=folder / "models",
@@ -299,16 +307,16 @@ def _guess(export: Export) -> str:
     return name
 
 
-def _check(pipeline: Pipeline, adapter: str) -> None:
+def _check(pipeline: Pipeline, adapter: str, concept_maps: list[str]) -> None:
     """Finds mistakes in what a run is made of before the export is read, which may take long.
 
     Raises:
-        EhrTlError: The task, the adapter or the checkpoint is wrong.
+        EhrTlError: The task, the adapter, a map or the checkpoint is wrong.
     """
     from ehr_tl.cohort.task import compile_task
     from ehr_tl.convert import load_adapter
 
-    load_adapter(adapter)
+    load_adapter(adapter, concept_maps)
     compile_task(pipeline.task)
     if pipeline.transformer is not None and pipeline.transformer.checkpoint is not None:
         from ehr_tl.models.checkpoint import check_checkpoint

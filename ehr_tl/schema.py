@@ -17,14 +17,20 @@ EVENTS = {
     "subject_id": pl.Int64,
     "time": TIME,
     "code": pl.String,
-    "numeric_value": pl.Float32,
+    "numeric_value": pl.Float32,  # on the scale of the code
     "text_value": pl.String,
     "unit": pl.String,
     "visit_id": pl.String,  # id of the Encounter, without "Encounter/"
     "resource_id": pl.String,  # "Type/id" of the FHIR resource that said so
     "source_code": pl.String,  # what the hospital wrote, where `code` is the target of a concept map
     "other_codes": pl.List(pl.String),  # further codes of the same fact, null where there are none
+    "source_value": pl.Float64,  # what the hospital wrote, where number or unit are not as it was written
+    "source_unit": pl.String,
+    "value_flag": pl.String,  # why a number is doubted, one of the flags below
 }
+
+#: Flags of numbers that are doubted. Only with the first the event has a numeric value: the unit of its code was taken.
+UNIT_MISSING, UNIT_UNKNOWN, IMPLAUSIBLE = "unit_missing", "unit_unknown", "implausible"
 
 #: `metadata/codes.parquet`: every code of the events and every parent named.
 CODES = {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -22,6 +22,10 @@ from ehr_tl.cohort import Cohort, build_cohort, current_cohort
 from ehr_tl.config import Pipeline
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, whole, write_json
+from ehr_tl.progress import log
+
+if TYPE_CHECKING:
+    from ehr_tl.tokens.familiarity import Familiarity
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Job:
         pipeline: The question and the settings.
         export: Folder or zip of FHIR files.
         adapter: Name or folder of the adapter.
+        concept_maps: Files and folders of ConceptMaps and terminology that go before the adapter's own.
         as_of: The day that current patients are scored on; None: the export's end.
         threads: Processors to use.
         models: The fitted models: the run's own, or another run's when new patients are scored with it.
@@ -42,6 +47,7 @@ class Job:
     pipeline: Pipeline
     export: Path
     adapter: str
+    concept_maps: tuple[Path, ...]
     as_of: datetime | None
     threads: int
     models: Path
@@ -88,8 +94,11 @@ class Stage:
 
 def convert(job: Job) -> dict[str, Any]:
     from ehr_tl.convert import convert as convert_export
+    from ehr_tl.report import write_coverage
 
-    events = convert_export(job.export, job.adapter, job.folder / "events", threads=job.threads)
+    out = job.folder / "events"
+    events = convert_export(job.export, job.adapter, out, job.concept_maps, threads=job.threads)
+    write_coverage(events.folder / "coverage.html", events)
     kinds = events.coverage["resources"].values()
     return {"resources": sum(kind["read"] for kind in kinds), "events": events.coverage["events"]}
 
@@ -97,8 +106,13 @@ def convert(job: Job) -> dict[str, Any]:
 def _convert_inputs(job: Job) -> dict[str, Path]:
     from ehr_tl.convert import load_adapter
 
-    files = load_adapter(job.adapter).files
+    files = load_adapter(job.adapter, job.concept_maps).files
     return {"export": job.export, **{f"adapter {'/'.join(path.parts[-3:])}": path for path in files}}
+
+
+def _convert_settings(job: Job) -> list[str] | None:
+    """The maps in their order, which counts."""
+    return list(map(str, job.concept_maps)) or None
 
 
 def cohort(job: Job) -> dict[str, Any]:
@@ -122,13 +136,32 @@ def learners(pipeline: Pipeline) -> list[Any]:
 
 
 def train(job: Job) -> dict[str, Any]:
+    """Says how much of the events a pretrained vocabulary knows, before anything is fitted to them; then fits."""
     from ehr_tl.models.crossfit import fit_crossfit
 
     events, rows = job.events, job.rows()
+    found = _familiarity(job)
+    write_json(job.folder / "familiarity.json", found and found.to_json())
+    if found and found.little:
+        log.warning(
+            "The pretrained vocabulary of %s knows %s of the events: what it learned elsewhere has little to say here",
+            found.checkpoint,
+            f"{found.known:.0%}",
+        )
     baseline, *others = learners(job.pipeline)
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
     crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
     return {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
+
+
+def _familiarity(job: Job) -> Familiarity | None:
+    from ehr_tl.models.checkpoint import checkpoint_vocabulary
+    from ehr_tl.tokens.familiarity import familiarity
+
+    if job.pipeline.transformer is None or job.pipeline.transformer.checkpoint is None:
+        return None
+    path = Path(job.pipeline.transformer.checkpoint)
+    return familiarity(job.events, checkpoint_vocabulary(path).codes, path.name)
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
@@ -216,12 +249,15 @@ def _model_version(job: Job) -> str:
 def report(job: Job) -> dict[str, Any]:
     """What people read: how well it works, and on whom; and, with `deliver`, what they act on."""
     from ehr_tl.evaluate import demographics, evaluate
-    from ehr_tl.report import ReportInputs, write_model_card, write_report
+    from ehr_tl.report import ReportInputs, write_coverage, write_model_card, write_report
+    from ehr_tl.tokens.familiarity import Familiarity
 
     events, built, scores = job.events, Cohort.read(job.folder), job.read("scores.parquet")
     comparison = pl.read_parquet(job.models / "comparison.parquet", glob=False)
     metrics = evaluate(scores, built.labelled, comparison, job.pipeline.evaluation, demographics(events))
     write_json(job.folder / "metrics.json", metrics)
+    known = read_json(job.folder / "familiarity.json")
+    familiarity = known and Familiarity.from_json(known)
     inputs = ReportInputs(
         pipeline=job.pipeline,
         export=events.export,
@@ -238,7 +274,9 @@ def report(job: Job) -> dict[str, Any]:
         subjects=events.subjects,
         manifest=read_json(job.folder / "manifest.json"),
         version=_model_version(job),
+        familiarity=familiarity,
     )
+    write_coverage(job.folder / "coverage.html", events, familiarity)
     write_report(job.folder / "report.html", inputs)
     write_model_card(job.folder / "MODEL_CARD.md", inputs)
     return deliver(job)
@@ -264,9 +302,9 @@ _EXPLAINING = ("players", "permutations")
 
 _COHORT = ("cohort.parquet", "current.parquet", "flow.json")
 _DELIVERED = ("risk_assessments.ndjson", "worklist.csv")
-_REPORTED = ("metrics.json", "report.html", "MODEL_CARD.md", *_DELIVERED)
+_REPORTED = ("metrics.json", "report.html", "coverage.html", "MODEL_CARD.md", *_DELIVERED)
 
-_CONVERT = Stage("convert", (), ("events",), convert, outside=_convert_inputs)
+_CONVERT = Stage("convert", (), ("events",), convert, settings=_convert_settings, outside=_convert_inputs)
 _SCORE = Stage("score", ("events", *_COHORT), ("scores.parquet",), score, outside=_models)
 _EXPLAIN = Stage(
     "explain",
@@ -285,14 +323,21 @@ STAGES = (
     Stage(
         "train",
         ("events", *_COHORT),
-        ("features.parquet", "models"),
+        ("familiarity.json", "features.parquet", "models"),
         train,
         settings=_train_settings,
         outside=_checkpoint,
     ),
     _SCORE,
     _EXPLAIN,
-    Stage("report", _RESULTS, _REPORTED, report, settings=lambda job: asdict(job.pipeline), outside=_models),
+    Stage(
+        "report",
+        (*_RESULTS, "familiarity.json"),
+        _REPORTED,
+        report,
+        settings=lambda job: asdict(job.pipeline),
+        outside=_models,
+    ),
 )
 
 #: New patients with a finished run, in order.

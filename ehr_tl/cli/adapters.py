@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import folder, named
+from ehr_tl.cli.arguments import ConceptMaps, folder, named
 
 
 def register(app: typer.Typer) -> None:
@@ -78,20 +78,22 @@ def check(
     adapter: Annotated[str, typer.Argument(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     export: Annotated[
         str | None,
-        typer.Argument(parser=named, metavar="[EXPORT]", help="Folder or zip of FHIR files to look through."),
+        typer.Argument(parser=named, metavar="[EXPORT]", help="Folder or zip, FHIR or tables, to look through."),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="First write the examples' `out` anew.")] = False,
+    concept_map: ConceptMaps = None,
 ) -> None:
     """Runs an adapter's examples: `in` must become `out`. Says what of EXPORT the adapter leaves out.
 
-    Left out are types of resources, elements and code systems: names and counts are shown, and no value. Elements and
-    code systems are looked for in the first resources of each type in each file.
+    Left out are types of resources, elements, code systems and columns of tables: names and counts are shown, and no
+    value. Elements and code systems are looked for in the first resources of each type in each file; what --concept-map
+    brings counts there, and not for the examples.
     """
     from ehr_tl.convert import load_adapter
     from ehr_tl.convert.adapter import adapter_folder
     from ehr_tl.convert.check import check_examples, examples, left_out, write_example
 
-    loaded, place = load_adapter(adapter), adapter_folder(adapter)
+    loaded, place = load_adapter(adapter, concept_map or ()), adapter_folder(adapter)
     if write:
         for case in examples(place):
             write_example(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -17,3 +18,15 @@ def named(text: str) -> str:
 def folder(text: str) -> Path:
     """A folder's name that is not empty."""
     return Path(named(text))
+
+
+#: Maps and terminology of the hospital's own, beside those of the adapter.
+ConceptMaps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--concept-map",
+        parser=named,
+        metavar="FILE|FOLDER",
+        help="FHIR ConceptMap, CodeSystem or ValueSet; may be repeated.",
+    ),
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import named
+from ehr_tl.cli.arguments import ConceptMaps, named
 
 
 def register(app: typer.Typer) -> None:
@@ -17,13 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip of FHIR files.")],
+    export: Annotated[str, typer.Argument(parser=named, metavar="EXPORT", help="Folder or zip: FHIR or tables.")],
     adapter: Annotated[
         str | None,
         typer.Option(parser=named, metavar="NAME|FOLDER", help="How to read it; default: guessed, and said why."),
     ] = None,
+    concept_map: ConceptMaps = None,
 ) -> None:
     """What is in an export, which shipped pipelines it can feed, and whether there are enough cases."""
     from ehr_tl.doctor import diagnose
 
-    typer.echo(diagnose(export, adapter).text)
+    typer.echo(diagnose(export, adapter, concept_map or ()).text)

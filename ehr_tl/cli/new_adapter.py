@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ehr_tl.convert import adapter_names
+from ehr_tl.convert import adapter_names, load_adapter
 from ehr_tl.convert.adapter import adapter_folder
-from ehr_tl.convert.check import write_example
+from ehr_tl.convert.check import examples, write_example
 from ehr_tl.errors import AdapterError
 from ehr_tl.files import whole
 
@@ -55,6 +56,7 @@ than `{parent}`, and why; and what it leaves out.
 | `adapter.yaml` | what differs from `{parent}` |
 | `views/*.json` | SQL-on-FHIR ViewDefinitions that replace or add to those of `{parent}` |
 | `concept_maps/*.json` | FHIR R4 ConceptMaps, from your codes to standard ones |
+| `code_systems/*.json` | FHIR R4 CodeSystems and ValueSets: what lies above your codes, and what they mean |
 | `examples/<case>/in` | an export with an invented patient; never a real one |
 | `examples/<case>/out` | what it must become |
 
@@ -64,6 +66,29 @@ ehr-tl adapters check {folder} --write       # write `out` anew after a change t
 ehr-tl adapters check {folder} /data/fhir    # what of an export is left out
 ```
 """
+
+
+_TABLES = """\
+# How the tables of {name} become events. All that is not said here is as in {parent}; a key here goes before
+# the same key there, and null takes one away. An unknown key, or a column that a file does not have, is an error that
+# names it.
+name: {name}
+title: Tables of {name}
+extends: {extends}
+
+# Of dates and times, which are written without one.
+#time_zone: Europe/Berlin
+
+# Code systems of your own, and how events call them. Where codes can be mapped to standard ones, put a FHIR ConceptMap
+# into concept_maps/: a mapped event carries the target, and your code in source_code.
+#local_systems:
+#  {system}: LAB
+
+# What follows is what {parent} says of tables. Change the names of files and columns to yours. What you leave as it
+# is, or delete, stays as it is there; null takes a table or an element away. examples/first/in holds such tables of
+# invented patients: change them likewise.
+#
+{tables}"""
 
 
 def new_adapter(name: str, parent: str, folder: Path) -> None:
@@ -94,12 +119,33 @@ def new_adapter(name: str, parent: str, folder: Path) -> None:
     with whole(folder) as temporary:
         for below in ("views", "concept_maps", f"examples/{CASE}/in"):
             (temporary / below).mkdir(parents=True)
-        (temporary / "adapter.yaml").write_text(_MANIFEST.format(**words), encoding="utf-8")
+        tables = _tables_of(parent)
+        manifest = _TABLES.format(**words, tables=tables) if tables else _MANIFEST.format(**words)
+        (temporary / "adapter.yaml").write_text(manifest, encoding="utf-8")
         (temporary / "README.md").write_text(_README.format(**words), encoding="utf-8")
-        for resource in _invented(system):
-            file = temporary / "examples" / CASE / "in" / f"{resource['resourceType']}.ndjson"
-            file.write_text(json.dumps(resource) + "\n", encoding="utf-8")
+        given = examples(adapter_folder(parent))
+        if tables and given:
+            shutil.copytree(given[0] / "in", temporary / "examples" / CASE / "in", dirs_exist_ok=True)
+        else:
+            _write_resources(temporary / "examples" / CASE / "in", system)
         write_example(temporary / "examples" / CASE)
+
+
+def _tables_of(parent: str) -> str:
+    """What the manifest of an adapter, or of one that it extends, says of tables, with its comments."""
+    folder = adapter_folder(parent)
+    text = (folder / "adapter.yaml").read_text(encoding="utf-8")
+    found = re.search(r"(^#.*\n)*^tables:.*\n(?:(?:[ #].*)?\n)*", text, re.MULTILINE)
+    if found:
+        return found[0].rstrip() + "\n"
+    extends = load_adapter(parent).manifest.extends
+    return _tables_of(extends) if extends else ""
+
+
+def _write_resources(folder: Path, system: str) -> None:
+    for resource in _invented(system):
+        file = folder / f"{resource['resourceType']}.ndjson"
+        file.write_text(json.dumps(resource) + "\n", encoding="utf-8")
 
 
 def _invented(system: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import folder, named
+from ehr_tl.cli.arguments import ConceptMaps, folder, named
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +31,7 @@ def run(
             parser=named, metavar="NAME|FOLDER", help="How to read it; default: the pipeline's, else guessed."
         ),
     ] = None,
+    concept_map: ConceptMaps = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Score as of this day (YYYY-MM-DD); default: the export's end.")
     ] = None,
@@ -49,5 +50,7 @@ def run(
     processors.limit(processors.allowed(threads))
     from ehr_tl.pipeline import run as run_pipeline
 
-    finished = run_pipeline(pipeline, export=export, adapter=adapter, as_of=as_of, threads=threads, out=out)
+    finished = run_pipeline(
+        pipeline, export=export, adapter=adapter, concept_maps=concept_map, as_of=as_of, threads=threads, out=out
+    )
     typer.echo(finished.summary())

@@ -12,6 +12,7 @@ import polars as pl
 
 from ehr_tl.cohort.task import INDEX, OR_EXPORT_END, Task
 from ehr_tl.concepts import Hierarchy, concept, names_of
+from ehr_tl.convert.units import meeting_codes
 from ehr_tl.errors import PipelineError
 from ehr_tl.events import Events
 from ehr_tl.schema import BIRTH, DEATH, DISCHARGE, TIME
@@ -50,8 +51,8 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
 
     An event satisfies a predicate if its code, one of its other codes or one of their parents does, so a predicate may
     name the category or any of the codes that the hospital gave for the same fact. A code under a role
-    (`VISIT_REASON//SNOMED//44054006`) does so by its whole name only. Dates at which nothing of use happened have no
-    row.
+    (`VISIT_REASON//SNOMED//44054006`) does so by its whole name only. Bounds on the value are in the unit of the
+    event. Dates at which nothing of use happened have no row.
     """
     known = (pl.col("time") <= as_of) | pl.col("time").is_null()
     seen = events.scan().filter(known)
@@ -60,7 +61,8 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
     plain = {name: predicate for name, predicate in task.plain().items() if name != INDEX}
     matched = {name: names.matching(name, predicate) for name, predicate in plain.items()}
     tests = [
-        _test(predicate, matched[name]).fill_null(False).cast(pl.Int64).alias(name) for name, predicate in plain.items()
+        _test(predicate, matched[name], names).fill_null(False).cast(pl.Int64).alias(name)
+        for name, predicate in plain.items()
     ]
     wanted = pl.Series(sorted(set().union(*matched.values())), dtype=pl.String).implode()
     columns = ["subject_id", pl.col("time").cast(TIME).alias("timestamp"), *tests]
@@ -94,16 +96,25 @@ class _Names:
 
     def matching(self, name: str, predicate: Any) -> set[str]:
         """Concepts of events that satisfy a plain predicate, values left aside."""
-        from aces.config import PlainPredicateConfig
-
         try:
-            called = self.pairs.filter(PlainPredicateConfig(code=predicate.code).MEDS_eval_expr())
+            called = self.pairs.filter(_calls(predicate))
         except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
             raise PipelineError(
                 f"The task is wrong: the predicate {name!r} cannot be evaluated: {str(error).splitlines()[0]}",
                 expected="a code, {any: [codes]} or {regex: pattern}",
             ) from None
         return set(called["concept"])
+
+    def matching_on_scale(self, predicate: Any) -> set[str]:
+        """Concepts that do so by another name than that of a code whose values are brought to another's scale."""
+        on_scale = self.pairs.filter(~pl.col("code").is_in(meeting_codes()))
+        return set(on_scale.filter(_calls(predicate))["concept"])
+
+
+def _calls(predicate: Any) -> pl.Expr:
+    from aces.config import PlainPredicateConfig
+
+    return PlainPredicateConfig(code=predicate.code).MEDS_eval_expr()
 
 
 def _known_as(code: str, hierarchy: Hierarchy) -> Iterable[str]:
@@ -114,10 +125,15 @@ def _known_as(code: str, hierarchy: Hierarchy) -> Iterable[str]:
     return hierarchy.above(code)
 
 
-def _test(predicate: Any, concepts: set[str]) -> pl.Expr:
+def _test(predicate: Any, concepts: set[str], names: _Names) -> pl.Expr:
     if not concepts:
         return pl.lit(False)
-    return dataclasses.replace(predicate, code={"any": sorted(concepts)}).MEDS_eval_expr()
+    holds = dataclasses.replace(predicate, code={"any": sorted(concepts)}).MEDS_eval_expr()
+    if predicate.value_min is None and predicate.value_max is None:
+        return holds
+    # A bound on glucose in mmol/L says nothing of a number that was brought to mg/dL.
+    elsewhere = concepts - names.matching_on_scale(predicate)
+    return holds & ~(pl.col("code").is_in(sorted(elsewhere)) & pl.col("source_value").is_not_null())
 
 
 def _lives(events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:

@@ -5,6 +5,7 @@
     adapters/<name>/adapter.yaml         the manifest, `Manifest` below
     adapters/<name>/views/*.json         SQL-on-FHIR ViewDefinitions: what each event is read from
     adapters/<name>/concept_maps/*.json  FHIR R4 ConceptMaps: local codes to standard ones
+    adapters/<name>/code_systems/*.json  FHIR R4 CodeSystems and ValueSets: what lies above codes, and what they mean
 
 An adapter that `extends` another takes over all of its files and keys. Its own go before; null takes a key away.
 
@@ -18,6 +19,7 @@ Other packages can bring adapters. In their `pyproject.toml` they name the packa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib.metadata import EntryPoint, entry_points
@@ -30,9 +32,17 @@ import orjson
 import yaml
 
 from ehr_tl.config import build
-from ehr_tl.errors import AdapterError
+from ehr_tl.convert.concept_maps import ConceptMaps
+from ehr_tl.convert.naming import Naming
+from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
+from ehr_tl.convert.units import Scale, check_scales
+from ehr_tl.errors import AdapterError, ExportError
+from ehr_tl.fhir.export import Export, open_export
+from ehr_tl.fhir.versions import refuse_other_versions
 from ehr_tl.fhir.views import View, compile_view
 from ehr_tl.resources import bundled
+from ehr_tl.tables.export import open_tables
+from ehr_tl.tables.spec import LookUp, Table, check_tables
 
 #: The group of entry points by which installed packages bring adapters: name -> package or module.
 GROUP = "ehr_tl.adapters"
@@ -81,7 +91,11 @@ class Joins:
 
 @dataclass(frozen=True)
 class Plausible:
-    """What is set aside: times outside of `earliest` to `latest`, and quantities beyond `value` either way."""
+    """What is not believed.
+
+    Times outside of `earliest` to `latest` are set aside. Quantities of `value` and beyond, either way, are flagged,
+    whatever their code; each code's own bounds are in `Manifest.scales`.
+    """
 
     earliest: str = "1850-01-01"
     latest: str = "2100-01-01"
@@ -113,7 +127,11 @@ class Manifest:
         events: View -> rule.
         joins: Names of the views that others are joined with.
         plausible: Bounds of what is believed.
+        scales: Code -> unit and bounds of its values, before those of `ehr_tl/convert/scales.yaml`.
+        units: A text that the source writes for a unit -> what it means in UCUM.
         recognise: What `ehr-tl doctor` knows the source by: parts of `meta.profile` or of code systems.
+        tables: The export is tables, CSV or Parquet: name -> what their rows become (`ehr_tl.tables.spec`).
+        look_ups: Tables that others are joined with.
     """
 
     name: str
@@ -135,17 +153,23 @@ class Manifest:
     denials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     joins: Joins = Joins()
     plausible: Plausible = Plausible()
+    scales: dict[str, Scale] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     recognise: tuple[str, ...] = ()
+    tables: dict[str, Table] = field(default_factory=dict)
+    look_ups: dict[str, LookUp] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A manifest with its views compiled and its ConceptMaps read.
+    """A manifest with its views compiled, its ConceptMaps and its terminology read.
 
     Attributes:
         manifest: The manifest, merged with those that it extends.
         views: Name -> compiled view, for every view that the manifest names.
-        concept_maps: FHIR ConceptMap resources.
+        naming: How events write codes.
+        concept_maps: What codes are mapped to.
+        terminology: What the hospital's CodeSystems and ValueSets say of codes.
         zone: The time zone.
         earliest, latest: Bounds of plausible times.
         files: Every file that it was read from.
@@ -153,11 +177,32 @@ class Adapter:
 
     manifest: Manifest
     views: dict[str, View]
-    concept_maps: tuple[dict[str, Any], ...]
+    naming: Naming
+    concept_maps: ConceptMaps
+    terminology: Terminology
     zone: ZoneInfo
     earliest: datetime
     latest: datetime
     files: tuple[Path, ...]
+
+    def opened(self, export: str | Path | Export) -> Export:
+        """An export as this adapter reads it: its FHIR resources, or its tables as such.
+
+        Raises:
+            ExportError: It cannot be read, or holds nothing that this adapter reads.
+        """
+        export = export if isinstance(export, Export) else open_export(export)
+        if self.manifest.tables:
+            return open_tables(export, self.manifest.tables, self.manifest.look_ups)
+        if not export.files:
+            raise ExportError(
+                f"{export.path} holds tables ({len(export.tables)} files) and no FHIR, which the adapter "
+                f"{self.manifest.name} reads",
+                expected="an adapter that says what the tables hold, such as omop, meds or spreadsheet",
+                fix="make one with: ehr-tl adapters new my_hospital --from spreadsheet",
+            )
+        refuse_other_versions(export)
+        return export
 
     def index_from(self, end: datetime | None) -> datetime | None:
         """The earliest honest prediction time in an export that ends at `end`."""
@@ -168,40 +213,82 @@ class Adapter:
         return _before(self.manifest.history_from, end) if end else None
 
 
-def load_adapter(name: str | Path) -> Adapter:
+def load_adapter(name: str | Path | Adapter, concept_maps: Sequence[str | Path] = ()) -> Adapter:
     """Reads an adapter and all that it extends, and checks every file of it.
 
     Args:
-        name: A folder, or the name of an adapter that ships or is installed (`adapter_names`).
+        name: A folder, or the name of an adapter that ships or is installed (`adapter_names`); one that is loaded is
+            returned as it is.
+        concept_maps: FHIR R4 ConceptMap, CodeSystem and ValueSet files, or folders of such; the maps go before those of
+            the adapter, in the order given, those of a folder by their names.
 
     Raises:
-        AdapterError: There is no such adapter, or a file of it is wrong; the message names file and key.
+        AdapterError: There is no such adapter, or a file of it, or one that was given, is wrong; the message names file
+            and key. Or a loaded adapter is to be given more maps.
     """
+    if isinstance(name, Adapter):
+        if concept_maps:
+            raise AdapterError("An adapter that is loaded takes no more maps", fix="give them to load_adapter")
+        return name
     folders = _lineage(adapter_folder(name))
     merged: dict[str, Any] = {}
     for folder in reversed(folders):
         merged = _merge(merged, _yaml(folder / "adapter.yaml"))
     where = str(folders[0] / "adapter.yaml")
     manifest = build(Manifest, merged, where, AdapterError)
+    check_tables(manifest.tables, manifest.look_ups, where)
     files = {path.name: path for folder in reversed(folders) for path in sorted((folder / "views").glob("*.json"))}
     names = [*manifest.events, manifest.joins.patients, manifest.joins.visits, manifest.joins.drugs]
     views = {view: _view(view, files, where) for view in names}
-    maps = [path for folder in folders for path in sorted((folder / "concept_maps").glob("*.json"))]
+    given = [path for each in concept_maps for path in _given_files(each)]
+    maps = [(path, ("ConceptMap",)) for folder in folders for path in sorted((folder / "concept_maps").glob("*.json"))]
+    terms = [(path, TERMINOLOGIES) for folder in folders for path in sorted((folder / "code_systems").glob("*.json"))]
+    said = [*((path, ("ConceptMap", *TERMINOLOGIES)) for path in given), *maps, *terms]
+    resources = [(path, _json(path, *kinds)) for path, kinds in said]
+    naming = Naming({**manifest.systems, **manifest.local_systems}, manifest.forms)
     for view, rule in manifest.events.items():
         _check_rule(view, rule, views[view], where)
+    check_scales(manifest.scales, manifest.units, where)
     return Adapter(
         manifest,
         views,
-        tuple(_json(path, "ConceptMap") for path in maps),
+        naming,
+        ConceptMaps([each for each in resources if each[1]["resourceType"] == "ConceptMap"], naming),
+        _terminology(resources, naming),
         _zone(manifest.time_zone, where),
         _date(manifest.plausible.earliest, where),
         _date(manifest.plausible.latest, where),
         (
             *(folder / "adapter.yaml" for folder in folders),
             *(files[f"{view}.json"] for view in dict.fromkeys(names)),
-            *maps,
+            *(path for path, _ in resources),
         ),
     )
+
+
+def _given_files(path: str | Path) -> Iterator[Path]:
+    """A file, or the JSON files of a folder by their names."""
+    if not str(path).strip():
+        raise AdapterError("--concept-map is empty", expected="a file or folder")
+    path = Path(path)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        found = "holds no *.json" if path.is_dir() else "is no file"
+        raise AdapterError(
+            f"--concept-map {path} {found}", expected="a FHIR R4 ConceptMap as JSON, or a folder of such"
+        )
+    yield from files
+
+
+def _terminology(resources: list[tuple[Path, dict[str, Any]]], naming: Naming) -> Terminology:
+    said = Terminology()
+    for path, resource in resources:
+        if resource["resourceType"] in TERMINOLOGIES:
+            try:
+                said.read(resource, naming)
+            except TerminologyFault as fault:
+                raise AdapterError(f"{path}: {fault}", expected=f"a FHIR R4 {resource['resourceType']}") from None
+    return said
 
 
 def adapter_folder(name: str | Path) -> Path:
@@ -284,11 +371,15 @@ def _lineage(folder: Path) -> list[Path]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: mappings are merged (keys of `over` first), null takes away."""
+    """`over` laid on `base`: mappings are merged (keys of `over` first), null takes away.
+
+    What a table's element is taken from is not merged: it is said anew.
+    """
     both = {**over, **{key: value for key, value in base.items() if key not in over}}
     for key in over.keys() & base.keys():
         if isinstance(over[key], dict) and isinstance(base[key], dict):
-            both[key] = _merge(base[key], over[key])
+            both[key] = {**over[key], **base[key], **over[key]} if key == "elements" else _merge(base[key], over[key])
+            both[key] = {name: value for name, value in both[key].items() if value is not None}
     return {key: value for key, value in both.items() if value is not None}
 
 
@@ -303,13 +394,15 @@ def _yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _json(path: Path, kind: str) -> dict[str, Any]:
+def _json(path: Path, *kinds: str) -> dict[str, Any]:
+    """A FHIR resource of one of these types."""
     try:
         value = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise AdapterError(f"{path}, line {error.lineno} is no valid JSON") from None
-    if not isinstance(value, dict) or value.get("resourceType") != kind:
-        raise AdapterError(f"{path} is no {kind}", expected=f'"resourceType": "{kind}"')
+    if not isinstance(value, dict) or value.get("resourceType") not in kinds:
+        expected = " or ".join(f'"resourceType": "{kind}"' for kind in kinds)
+        raise AdapterError(f"{path} is no {' or '.join(kinds)}", expected=expected)
     return value
 
 

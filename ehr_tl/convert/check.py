@@ -22,8 +22,7 @@ from ehr_tl.convert.adapter import Adapter, load_adapter
 from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.conversion import convert
 from ehr_tl.errors import AdapterError
-from ehr_tl.fhir.export import Export, open_export
-from ehr_tl.fhir.versions import refuse_other_versions
+from ehr_tl.fhir.export import Export
 from ehr_tl.fhir.views.parse import Binary, Call, Expression, Index, Literal, Member, Minus, This, parse
 from ehr_tl.fhir.views.types import CHOICES, DATA_TYPES, SUFFIXES
 from ehr_tl.files import whole
@@ -155,6 +154,8 @@ class LeftOut:
         systems: Code system that the adapter neither names nor maps -> how many of those looked into have such a code.
         elements: Element that no view names, as `Type.name.name` -> how many of those looked into have it. Of what lies
             below it nothing is said.
+        columns: Column of a table that no element is taken from, as `file: column` -> how many resources the file gave.
+        absent: Tables that the adapter could have read.
     """
 
     export: Path
@@ -163,6 +164,8 @@ class LeftOut:
     types: dict[str, int]
     systems: dict[str, int]
     elements: dict[str, int]
+    columns: dict[str, int]
+    absent: tuple[str, ...]
 
     @property
     def text(self) -> str:
@@ -174,6 +177,9 @@ class LeftOut:
             *_table("Code systems that the adapter neither names nor maps", "looked into", self.systems),
             *_table("Elements that no view names", "looked into", self.elements),
         ]
+        if self.columns or self.absent:
+            parts += _table("Columns that no element is taken from", "resources", self.columns)
+            parts.append(f"Tables that are absent: {', '.join(self.absent) or 'none'}")
         return "\n\n".join(parts)
 
 
@@ -193,15 +199,14 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
         ExportError: The export cannot be read or is of another version of FHIR.
         AdapterError: The adapter is wrong.
     """
-    export = export if isinstance(export, Export) else open_export(export)
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-    refuse_other_versions(export)
-    types, systems, elements = Counter(), Counter(), Counter()
+    adapter = load_adapter(adapter)
+    export = adapter.opened(export)
+    types, systems, elements, files = Counter(), Counter(), Counter(), Counter()
     looked = _Sample(adapter)
     sampled = 0
     for file in track(export.files, "What is left out"):
         within: Counter[str] = Counter()
-        for read in file.read():
+        for read in export.read_file(file):
             types[read.type] += 1
             within[read.type] += 1
             if read.resource is not None and read.type in looked.named and within[read.type] <= SAMPLE:
@@ -209,10 +214,20 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
                 looked.look(read.resource)
                 elements.update(looked.elements)
                 systems.update(looked.systems)
+        files[file.name] = max(files[file.name], within.total())
     resources = types.total() - types.pop("?", 0)
     unread = Counter({name: number for name, number in types.items() if name not in looked.named})
     ordered = dict(sorted(elements.items(), key=lambda item: (item[0].partition(".")[0], -item[1], item[0])))
-    return LeftOut(export.path, resources, sampled, dict(unread.most_common()), dict(systems.most_common()), ordered)
+    return LeftOut(
+        export.path,
+        resources,
+        sampled,
+        types=dict(unread.most_common()),
+        systems=dict(systems.most_common()),
+        elements=ordered,
+        columns={f"{file}: {column}": files[file] for file, column in export.unused},
+        absent=export.absent,
+    )
 
 
 #: The elements that views name, below one another.
@@ -223,7 +238,7 @@ _OURS = ("resourceType", "id", "meta", "identifier", "contained", "implicitRules
 
 #: What stands in the place of a key or URL that is none: JSON may hold anything, also what tells of a patient.
 _ODD = "?"
-_KEY = re.compile(r"_?[A-Za-z][A-Za-z0-9]{0,63}")
+_KEY = re.compile(r"_?[a-z][A-Za-z0-9]{0,63}")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,200}")
 
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.concepts import TEXT
 from ehr_tl.convert.adapter import Adapter
+from ehr_tl.convert.concept_maps import Key, Target
+from ehr_tl.convert.hierarchies import look_up
+from ehr_tl.convert.terminology import Terminology
 
 #: System, code and display, as a resource writes them.
 Coding = tuple[str | None, str | None, str | None]
 
-#: System of concepts that have a text and no coding, and of codings without a system.
-TEXT, LOCAL = "TEXT", "LOCAL"
 
-#: Meanings of ConceptMap equivalences (R4) and relationships (R5) by which an event may take the target's code: what is
-#: true of the source is true of the target.
-_SAFE = {"equivalent", "equal", "wider", "subsumes", "source-is-narrower-than-target"}
-
-_ICD = ("ICD10CM", "ICD10GM", "ICD10", "ICD9CM", "ICD9Proc")
 _LONGEST_TEXT = 120
+
+
+#: What may come of a code that ConceptMaps are asked for.
+OUTCOMES = ("mapped", "unmatched", "absent")
+
+
+class Asked(NamedTuple):
+    """What came of looking a code up in ConceptMaps that are about its system.
+
+    Attributes:
+        system, code: As the hospital wrote it, the system by its short name.
+        outcome: `mapped`; `unmatched`: a map lists it, and has no target for it that is true of it; `absent`.
+        target: What it was mapped to.
+    """
+
+    system: str
+    code: str
+    outcome: str
+    target: str | None = None
 
 
 @dataclass(eq=False)
@@ -38,8 +53,11 @@ class Concept:
         counts: (system as the hospital wrote it, `kept` | `mapped` | `unmapped`), for coverage.
         descriptions: What the codes mean, where it is said: (code, description).
         above: (code, the one above it): the code below a prefix, the question of an answer.
+        displays: (code, display) of the codings that have one. A description may be what somebody typed, a display
+            comes with the code.
         nothing_known: The concept says that nothing is known or present.
         denies: As an answer it denies its question.
+        asked: What ConceptMaps say of its codings.
     """
 
     code: str
@@ -48,8 +66,10 @@ class Concept:
     counts: tuple[tuple[str, str], ...]
     descriptions: tuple[tuple[str, str], ...] = ()
     above: tuple[tuple[str, str], ...] = ()
+    displays: tuple[tuple[str, str], ...] = ()
     nothing_known: bool = False
     denies: bool = False
+    asked: tuple[Asked, ...] = ()
 
     @property
     def description(self) -> str | None:
@@ -57,6 +77,12 @@ class Concept:
 
 
 class _Candidate(NamedTuple):
+    """What an event may be called: the lowest rank becomes its code.
+
+    A rank is the tier (0: the code of a coding, 1: a further code of it that is standard, 2: one that is not, 3: text),
+    the place of its system in the manifest, and the place of the coding.
+    """
+
     rank: tuple[int, int, int]
     code: str
     description: str | None
@@ -64,26 +90,33 @@ class _Candidate(NamedTuple):
     source: str | None = None
 
 
+class _Ranked(NamedTuple):
+    """A target of ConceptMaps: key, short name of its system, code as events write it, whether it is standard."""
+
+    key: Key
+    system: str
+    code: str
+    standard: bool
+    target: Target
+
+
 class Codes:
     """Chooses codes by an adapter's systems and ConceptMaps: the same for the same codings, whatever came before."""
 
     def __init__(self, adapter: Adapter):
         manifest = adapter.manifest
-        self._names = {**manifest.systems, **manifest.local_systems}
-        self._rank = {name: rank for rank, name in enumerate(dict.fromkeys(self._names.values()))}
+        self._naming, self._maps = adapter.naming, adapter.concept_maps
+        names = dict.fromkeys([*manifest.systems.values(), *manifest.local_systems.values()])
+        self._rank = {name: rank for rank, name in enumerate(names)}
         self._standard = set(manifest.systems.values())
-        self._forms = manifest.forms
         self._no_code = {system: set(codes) for system, codes in manifest.no_code.items()}
         self._nothing = {system: set(codes) for system, codes in manifest.nothing_known.items()}
-        self._maps: dict[tuple[str | None, str], tuple[str, str, str | None]] = {}
-        for concept_map in adapter.concept_maps:
-            for key, target in _targets(concept_map):
-                self._maps.setdefault(key, target)
         self._denials = {system: set(codes) for system, codes in manifest.denials.items()}
         self._apart = {rule.prefix for rule in manifest.events.values() if rule.apart}
-        self._roles = {rule.bare for rule in manifest.events.values() if rule.bare}
+        self._roles = {self._naming.url(rule.bare) for rule in manifest.events.values() if rule.bare}
         self._concepts: dict[tuple, Concept | None] = {}
         self._answered: dict[tuple[Concept, Concept], Concept] = {}
+        self._meeting: dict[tuple[Concept, str], Concept] = {}
 
     def concept(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None = None, bare: str | None = None
@@ -130,9 +163,23 @@ class Codes:
                 question.counts + answer.counts,
                 tuple(descriptions.items()),
                 tuple(above.items()),
+                question.displays + answer.displays,
                 question.nothing_known,
+                asked=question.asked + answer.asked,
             )
         return self._answered[pair]
+
+    def meeting(self, concept: Concept, code: str, description: str | None) -> Concept:
+        """The concept under another code, to whose scale its values are brought; its own code is one of the others."""
+        if (concept, code) not in self._meeting:
+            self._meeting[concept, code] = replace(
+                concept,
+                code=code,
+                source=concept.source or concept.code,
+                others=tuple(other for other in (concept.code, *concept.others) if other != code),
+                descriptions=(*concept.descriptions, *([(code, description)] if description else [])),
+            )
+        return self._meeting[concept, code]
 
     def _choose(
         self, codings: tuple[Coding, ...], text: str | None, prefix: str | None, bare: str | None
@@ -140,11 +187,19 @@ class Codes:
         """The best candidate gives the code."""
         text = text if isinstance(text, str) else None
         codings = tuple(c for c in map(_sound, codings) if c[1] and not _listed(self._no_code, c[0], c[1]))
-        candidates = [
-            candidate
-            for place, (system, code, display) in enumerate(codings)
-            for candidate in self._candidates(place, system, code, display or text, bare)
-        ]
+        candidates: list[_Candidate] = []
+        asked: list[Asked] = []
+        said: list[tuple[str | None, str]] = []
+        for place, (system, code, display) in enumerate(codings):
+            name, own, standard = self._written(self._naming.url(system), code, bare)
+            # "deceased" is a disposition where dispositions are read, and nowhere else.
+            found = self._maps.find(system, code, self._roles - {self._naming.url(bare)})
+            targets = self._ranked(found.targets, bare) if found else []
+            candidates += self._candidates(place, name, own, standard, display or text, targets)
+            said += [(system, code), *(each.key for each in targets)]
+            if found:
+                outcome = "mapped" if targets else "unmatched" if found.listed else "absent"
+                asked.append(Asked(name, own, outcome, targets[0].code if targets else None))
         if not candidates and text and text.strip():
             text = " ".join(text.split())[:_LONGEST_TEXT]
             candidates = [_Candidate((3, 0, 0), f"{TEXT}//{text}", text, (TEXT, "unmapped"))]
@@ -170,50 +225,69 @@ class Codes:
             (candidates[0].count,),
             tuple(descriptions.items()),
             tuple(above.items()),
-            nothing_known=any(_listed(self._nothing, system, code) for system, code, _ in codings),
-            denies=any(_listed(self._denials, system, code) for system, code, _ in codings),
+            displays=tuple(
+                (self._written(self._naming.url(system), code, bare)[1], display)
+                for system, code, display in codings
+                if display
+            ),
+            nothing_known=any(_listed(self._nothing, *each) for each in said),
+            denies=any(_listed(self._denials, *each) for each in said),
+            asked=tuple(asked),
         )
 
+    def _ranked(self, targets: Iterable[Target], bare: str | None) -> list[_Ranked]:
+        """Targets of a code, the best first.
+
+        A standard one comes before others, one that means the same before a wider one, the last of a chain before what
+        lies on the way; then the manifest's order of systems counts, then the order of the maps.
+        """
+        ranked = [
+            _Ranked(target.key, *self._written(*target.key, bare), target)
+            for target in targets
+            if not _listed(self._no_code, *target.key)
+        ]
+        return sorted(ranked, key=lambda each: (not each.standard, *each.target.distance, self._order(each.system)))
+
     def _candidates(
-        self, place: int, system: str | None, code: str, display: str | None, bare: str | None
+        self, place: int, name: str, own: str, standard: bool, display: str | None, targets: list[_Ranked]
     ) -> Iterator[_Candidate]:
-        """What a coding may become: itself, and the target of a ConceptMap."""
-        name, own = self._written(system, code, bare)
-        target = self._maps.get((system, code))
-        if target and target[0] in self._roles and target[0] != bare:
-            target = None  # "deceased" is a disposition where dispositions are read, and nowhere else
-        standard = name in self._standard or (system or "") == bare
-        tier = 2 if not standard else 1 if target else 0
+        """What a coding may become: itself, and the targets of ConceptMaps.
+
+        The best target is taken; but a standard code whose best target is wider remains, as it says more.
+        """
+        taken = targets[0] if targets and not (standard and targets[0].target.wider) else None
+        tier = 2 if not standard else 1 if taken else 0
         yield _Candidate((tier, self._order(name), place), own, display, (name, "kept" if standard else "unmapped"))
-        if target:
-            target_name, mapped = self._written(*target[:2], bare)
-            rank = (0, self._order(target_name), place)
-            yield _Candidate(rank, mapped, target[2] or display, (name, "mapped"), own)
+        for each in targets:
+            tier = 0 if each is taken else 1 if each.standard else 2
+            described = each.target.display or (None if each.target.wider else display)
+            yield _Candidate((tier, self._order(each.system), place), each.code, described, (name, "mapped"), own)
 
     def _order(self, name: str) -> int:
         return self._rank.get(name, len(self._rank))
 
-    def _name(self, system: str | None) -> str:
-        if not system:
-            return LOCAL
-        return self._names.get(system) or re.split(r"[/:|#]", system.rstrip("/"))[-1] or LOCAL
-
-    def _written(self, system: str | None, code: str, bare: str | None) -> tuple[str, str]:
-        """Short name of the system, and the code as events write it."""
-        name = self._name(system)
-        form = self._forms.get(name)
-        code = written(code, form) if form else code
-        return name, code if (system or "") == bare else f"{name}//{code}"
+    def _written(self, url: str, code: str, bare: str | None) -> tuple[str, str, bool]:
+        """Short name of a system, the code as events write it, and whether it is one that others know."""
+        name, code = self._naming.system(url), self._naming.code(url, code)
+        if bare is not None and url == self._naming.url(bare):
+            return name, code, True
+        return name, f"{name}//{code}", name in self._standard
 
 
 class Glossary:
-    """The codes that events were given: what they mean, what lies above them, how they came about."""
+    """The codes that events were given: what they mean, what lies above them, how they came about.
+
+    Attributes:
+        displays: Code -> the first display that came with it.
+    """
 
     def __init__(self) -> None:
+        self.displays: dict[str, str] = {}
         self._descriptions: dict[str, str] = {}
         self._above: dict[str, str] = {}
         self._codes: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {}
+        self._asked: Counter[Asked] = Counter()
 
     def add(self, uses: Iterable[tuple[Concept, int]]) -> None:
         """Enters concepts with the number of their events; what is said first of a code counts."""
@@ -223,8 +297,12 @@ class Glossary:
                 self._descriptions.setdefault(code, description)
             for code, parent in concept.above:
                 self._above.setdefault(code, parent)
+            for code, display in concept.displays:
+                self.displays.setdefault(code, display)
             for system, how in concept.counts:
                 self._counts.setdefault(system, Counter())[how] += number
+            for asked in concept.asked:
+                self._asked[asked] += number
 
     def counts(self) -> dict[str, dict[str, int]]:
         """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""
@@ -233,49 +311,50 @@ class Glossary:
             for system in sorted(self._counts)
         }
 
-    def table(self) -> pl.DataFrame:
-        """`metadata/codes.parquet`: every code of events, and all of their parents."""
-        above: dict[str, str | None] = {}
+    def concept_maps(self) -> dict[str, dict[str, dict[str, int]]]:
+        """System that ConceptMaps are about -> what came of its codes.
+
+        Each outcome (see `Asked`) has the number of different `codes` and of `events` that were written with them;
+        `many_to_one` the number of `targets` that several codes were mapped to, and of these `codes`.
+        """
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for system in sorted({asked.system for asked in self._asked}):
+            here = {asked: number for asked, number in self._asked.items() if asked.system == system}
+            found[system] = {}
+            for outcome in OUTCOMES:
+                events = [number for asked, number in here.items() if asked.outcome == outcome]
+                found[system][outcome] = {"codes": len(events), "events": sum(events)}
+            shared = [n for n in Counter(asked.target for asked in here if asked.target).values() if n > 1]
+            found[system]["many_to_one"] = {"codes": sum(shared), "targets": len(shared)}
+        return found
+
+    def table(self, terminology: Terminology) -> pl.DataFrame:
+        """`metadata/codes.parquet`: every code of events, and all that lies above them.
+
+        A code's parents are those that its events give it (the code below a role, the question of an answer), those in
+        the hospital's own `terminology`, and those in the public classifications (`hierarchies`).
+        """
+        parents: dict[str, list[str]] = {}
         ahead = list(self._codes)
-        for code in ahead:
-            if code not in above:
-                above[code] = self._above.get(code) or _shorter(code)
-                ahead += filter(None, [above[code]])
-        codes = sorted(above)
+        for code in ahead:  # it grows
+            if code not in parents:
+                own = [self._above[code]] if code in self._above else []
+                every = dict.fromkeys([*own, *terminology.parents.get(code, ()), *look_up(code).parents])
+                parents[code] = [parent for parent in every if parent != code]
+                ahead += parents[code]
+        codes = sorted(parents)
         return pl.DataFrame(
             {
                 "code": codes,
-                "description": [self._descriptions.get(code) for code in codes],
-                "parent_codes": [[above[code]] if above[code] else [] for code in codes],
+                "description": [self._description(code, terminology) for code in codes],
+                "parent_codes": [parents[code] for code in codes],
             },
             schema=schema.CODES,
         )
 
-
-def written(code: str, form: str) -> str:
-    """A code in its canonical, dotted form.
-
-    Args:
-        code: As a source writes it.
-        form: `icd`, `icd9` or `icd9_procedure`, see `Manifest.forms`.
-
-    Examples:
-        >>> written("E119", "icd"), written("E11.90†", "icd"), written("25000", "icd9"), written("E8859", "icd9")
-        ('E11.9', 'E11.90', '250.00', 'E885.9')
-        >>> written("3897", "icd9_procedure")
-        '38.97'
-    """
-    code = code.strip().rstrip("†*!+#").upper().replace(".", "").rstrip("-")
-    head = 2 if form == "icd9_procedure" else 4 if form == "icd9" and code.startswith("E") else 3
-    return f"{code[:head]}.{code[head:]}" if len(code) > head else code
-
-
-def _shorter(code: str) -> str | None:
-    """The next more general code of an ICD code: ICD10CM//E11.65 -> ICD10CM//E11.6."""
-    system, _, rest = code.partition("//")
-    if system not in _ICD or "//" in rest or "." not in rest:
-        return None
-    return f"{system}//{rest[:-1].rstrip('.')}"
+    def _description(self, code: str, terminology: Terminology) -> str | None:
+        """What the records say, else the hospital's terminology, else the public classifications."""
+        return self._descriptions.get(code) or terminology.descriptions.get(code) or look_up(code).description
 
 
 def _sound(coding: Coding) -> Coding:
@@ -288,17 +367,3 @@ def _sound(coding: Coding) -> Coding:
 def _listed(table: dict[str, set[str]], system: str | None, code: str) -> bool:
     codes = table.get(system or "")
     return bool(codes) and ("*" in codes or code in codes)
-
-
-def _targets(concept_map: dict) -> Iterator[tuple[tuple[str | None, str], tuple[str, str, str | None]]]:
-    """(source system, code) -> (target system, code, display), for every safe element of a ConceptMap."""
-    for group in concept_map.get("group") or []:
-        for element in group.get("element") or []:
-            for target in element.get("target") or []:
-                meaning = target.get("equivalence") or target.get("relationship")
-                if meaning in _SAFE and target.get("code") and element.get("code") and group.get("target"):
-                    yield (
-                        (group.get("source"), element["code"]),
-                        (group["target"], target["code"], target.get("display")),
-                    )
-                    break

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import meds
-import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -19,12 +19,14 @@ from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.engine import Engine, started
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
 from ehr_tl.convert.index import DRUG, Links
+from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
+from ehr_tl.convert.terminology import Terminology
+from ehr_tl.convert.units import count_changes
 from ehr_tl.errors import ExportError, RunError
-from ehr_tl.events import STALE, Events, ExportInfo
-from ehr_tl.fhir.export import Export
-from ehr_tl.fhir.versions import refuse_other_versions
+from ehr_tl.events import STALE, Events, ExportInfo, scan_events
+from ehr_tl.fhir.export import Export, masked
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import log
 
@@ -33,12 +35,14 @@ def convert(
     export: str | Path | Export,
     adapter: str | Path | Adapter,
     out: str | Path,
+    concept_maps: Sequence[str | Path] = (),
     *,
     engine: Literal["local", "spark"] = "local",
     threads: int | None = None,
     keep_quarantined: bool = False,
 ) -> Events:
-    """From a FHIR export to events: a MEDS 0.4 dataset (https://github.com/Medical-Event-Data-Standard/meds).
+    """From a FHIR export, or tables, to events: a MEDS 0.4 dataset
+    (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
     more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
@@ -48,6 +52,8 @@ def convert(
         export: A folder, zip or file, or an opened export; with Spark also a URI that Spark can read.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
         out: Events folder to write; an older one is replaced, whole or not at all.
+        concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
+            adapter's own.
         engine: Who does the work: processes of this machine, or Apache Spark (see `ehr_tl.convert.spark`).
         threads: Processes to share the work; None: one for each processor. A small export is read by one. Spark has
             settings of its own.
@@ -57,7 +63,7 @@ def convert(
 
     Raises:
         ExportError: The export cannot be read or holds no patient.
-        AdapterError: The adapter is wrong.
+        AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events; or Spark is not there, or fails.
     """
     out = Path(out)
@@ -67,10 +73,9 @@ def convert(
             expected="a new or empty folder, or an older events folder",
             fix="name another folder",
         )
-    adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-    with started(engine, export, threads) as running:
+    adapter = load_adapter(adapter, concept_maps)
+    with started(engine, export, adapter, threads) as running:
         running.export.check_outside(out)
-        refuse_other_versions(running.export)
         with whole(out) as folder:
             folder.mkdir(mode=0o700)  # it will hold patients' data
             (folder / "metadata").mkdir()
@@ -82,9 +87,9 @@ class _Conversion:
     """One run of `convert`, into a folder that is not there yet for others."""
 
     def __init__(self, engine: Engine, adapter: Adapter, folder: Path):
-        self.engine, self.adapter, self.folder = engine, adapter, folder
-        self.export = engine.export
-        self.coverage, self.glossary = Coverage(), Glossary()
+        self.engine, self.export, self.adapter, self.folder = engine, engine.export, adapter, folder
+        self.coverage, self.glossary, self.terminology = Coverage(), Glossary(), Terminology()
+        self.terminology.add(adapter.terminology)
         self.days: Days = {}
         self.events = 0
 
@@ -97,10 +102,11 @@ class _Conversion:
             for tally in self.engine.convert("Events", task, self.folder):
                 self.events += tally.events
                 self.glossary.add(tally.concepts)
+                self.terminology.add(tally.terminology)
                 self.coverage.add(tally.coverage)
                 add_days(self.days, tally.days)
                 drugs |= tally.drugs
-                quarantine.writelines(orjson.dumps(line) + b"\n" for line in tally.coverage.quarantine)
+                quarantine.writelines(line + b"\n" for line in tally.coverage.quarantine)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
         if not self.index.links.subjects:
             raise _no_patients(self.export, self.coverage)
@@ -122,14 +128,20 @@ class _Conversion:
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
         manifest = self.adapter.manifest
-        pq.write_table(meds.CodeMetadataSchema.align(self.glossary.table().to_arrow()), metadata / "codes.parquet")
+        table = self.glossary.table(self.terminology).to_arrow()
+        pq.write_table(meds.CodeMetadataSchema.align(table), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
+        codes = self.glossary.counts()
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.events,
-            "codes": self.glossary.counts(),
-            "ignored_files": list(self.export.ignored),
+            "codes": codes,
+            **inventory(scan_events(self.folder), codes, self.glossary.displays),
+            "units": count_changes(self.folder / "data"),
+            "concept_maps": self.glossary.concept_maps(),
+            "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,
+            **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),
         }
         write_json(metadata / "coverage.json", coverage)
         write_json(metadata / "dataset.json", self._dataset())
@@ -187,10 +199,11 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
     counts = {name: found["read"] for name, found in coverage.to_json().items()}
     if not counts.keys() - {"?"}:
         return ExportError(
-            f"{export.path} holds no FHIR resource: nothing in its files (the first is {export.files[0].name}) is JSON "
-            "with a resourceType",
-            expected="FHIR R4 as NDJSON or JSON Bundles",
-            fix="export as FHIR R4 JSON; files of other formats cannot be read, whatever their name",
+            f"{export.path} holds no FHIR resource: nothing in its files ({len(export.files):,} such as "
+            f"{masked(export.files[0].name)}) is JSON with a resourceType",
+            expected="FHIR R4 as NDJSON or JSON Bundles, in UTF-8",
+            fix="export as FHIR R4 JSON; tables (CSV, Parquet) are read with the adapters omop, meds and spreadsheet, "
+            "files of other formats cannot be read, whatever their name",
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
     return ExportError(

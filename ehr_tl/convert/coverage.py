@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from ehr_tl.fhir.pieces import Read
+
+#: Type and id. What has spaces in it, or no end, is somebody's words and no id.
+_ID = re.compile(r"[A-Za-z]+/[!-~]{1,200}")
 
 #: What may become of resources, beside being used.
 _REASONS = ("unused", "set_aside", "faults")
@@ -32,12 +39,12 @@ class Coverage:
 
     Attributes:
         types: Type -> what became of its resources.
-        quarantine: Lines of `quarantine.ndjson`.
+        quarantine: Lines of `quarantine.ndjson`, as they are written.
         keep: They hold what was set aside: the resource, or the text where it is none.
     """
 
     types: dict[str, Fates] = field(default_factory=dict)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: list[bytes] = field(default_factory=list)
     keep: bool = False
 
     def used(self, kind: str) -> None:
@@ -54,10 +61,9 @@ class Coverage:
         fates = self._of(read.type)
         fates.read += 1
         fates.set_aside[reason] += 1
-        line = {"file": read.file, "line": read.line, "resource_id": resource_id, "reason": reason}
-        if self.keep:
-            line |= {"text": read.text.decode(errors="replace")} if read.text else {"resource": read.resource}
-        self.quarantine.append(line)
+        named = resource_id if resource_id and _ID.fullmatch(resource_id) else None
+        line = {"file": read.file, "line": read.line, "resource_id": named, "reason": reason}
+        self.quarantine.append(_kept(line, read) if self.keep else orjson.dumps(line))
 
     def fault(self, kind: str, reason: str) -> None:
         self._of(kind).faults[reason] += 1
@@ -97,6 +103,13 @@ class Coverage:
         return self.types[kind]
 
 
+def _kept(line: dict[str, Any], read: Read) -> bytes:
+    if read.resource is not None:
+        with suppress(TypeError):  # nested more deeply than orjson writes: then as it was read
+            return orjson.dumps(line | {"resource": read.resource})
+    return orjson.dumps(line | ({"text": read.text.decode(errors="replace")} if read.text else {}))
+
+
 def coverage_text(coverage: dict[str, Any]) -> str:
     """coverage.json for people, one line per resource type."""
     resources = coverage["resources"]
@@ -109,6 +122,8 @@ def coverage_text(coverage: dict[str, Any]) -> str:
             for reason, number in counts.get(key, {}).items()
         ]
         lines.append(f"{name:{width}}  {counts['read']:9,}  {counts['used']:9,}  {'; '.join(reasons)}".rstrip())
+    if absent := coverage.get("absent_tables"):
+        lines.append(f"Absent tables: {', '.join(absent)}")
     lines.append(f"Events: {coverage['events']:,}")
     if shared := coverage["patients_sharing_an_identifier"]:
         lines.append(f"{shared:,} patients have an identifier that another has, too. They are kept apart.")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ehr_tl.convert.adapter import Adapter, EventRule, time_columns
 from ehr_tl.convert.codes import Codes, Coding, Concept
 from ehr_tl.convert.index import OPEN, TO_THE_DAY, VISIT, Index, Vague
+from ehr_tl.convert.units import Measured, Units
 from ehr_tl.fhir.times import parse_time
 from ehr_tl.fhir.views import RowError, View
 
@@ -24,7 +25,6 @@ SET_ASIDE = {
     "impossible_time": "a date or time that cannot be, such as the year 0000 or February 30",
     "implausible_time": "a time outside of the adapter's plausible range",
     "bad_value": "a quantity that is no finite number",
-    "implausible_value": "a quantity beyond the adapter's plausible range",
     "does_not_fit": "an element occurs several times that FHIR allows once, or is of another type than FHIR says",
 }
 
@@ -45,7 +45,7 @@ UNUSED = {
 
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?([eE][-+]?\d{1,3})?")
 _NO_PATIENT = re.compile(r"(^|/)(Group|Device|Location|Organization|Practitioner|Specimen|Medication|Substance)[/?]")
-_LARGEST = 3.4e38  # of a 32-bit float
+_PRIMITIVE = {str, bool, int, float}
 
 
 class SetAside(Exception):
@@ -57,14 +57,17 @@ class SetAside(Exception):
 
 
 class Event(NamedTuple):
-    """One row of events, in the order of `schema.EVENTS`; `concept` stands for code, source_code and other_codes."""
+    """One row of events; `concept` stands for code, source_code and other_codes."""
 
     subject_id: int
     time: datetime | None
     concept: Concept
     numeric_value: float | None
-    text_value: str | None
     unit: str | None
+    source_value: float | None
+    source_unit: str | None
+    value_flag: str | None
+    text_value: str | None
     visit_id: str | None
     resource_id: str | None
 
@@ -105,14 +108,14 @@ class Emitter:
         rule: Its rule in the manifest.
         index: Patients, visits and drugs.
         codes: Chooses codes.
+        units: Brings values to the scales of their codes.
     """
 
-    def __init__(self, adapter: Adapter, view: View, rule: EventRule, index: Index, codes: Codes):
-        self.view, self.rule, self.index, self.codes = view, rule, index, codes
+    def __init__(self, adapter: Adapter, view: View, rule: EventRule, index: Index, codes: Codes, units: Units):
+        self.view, self.rule, self.index, self.codes, self.units = view, rule, index, codes, units
         places = {name: place for place, name in enumerate(view.columns)}
         self.at = _Columns(**{name: places.get(name, -1) for name in _Columns._fields})
         self.fixed = codes.fixed(rule.code) if rule.code else None
-        self.limit = min(adapter.manifest.plausible.value, _LARGEST)
         self.exclude = [
             (column, places[column], {value.lower(): value for value in values})
             for column, values in rule.exclude.items()
@@ -166,7 +169,7 @@ class Emitter:
             if found is None:
                 continue
             for one in found if found.__class__ is list else (found,):
-                if (word := values.get(str(one).strip().lower())) is not None:
+                if one.__class__ in _PRIMITIVE and (word := values.get(str(one).strip().lower())) is not None:
                     return f"{column}:{word}"
         return None
 
@@ -189,7 +192,11 @@ class Emitter:
         for concept in concepts:
             if answer is not None:
                 concept = self.codes.answered(concept, answer)
-            events.append(Event(subject, time, concept, number, text, unit, visit, resource_id))
+            if number is None:
+                measured = Measured(concept, None, unit)
+            else:
+                measured = self.units.measured(concept, number, unit, _text(row[at.unit_text]))
+            events.append(Event(subject, time, *measured, text, visit, resource_id))
         return None
 
     def _concepts(self, resource: dict, group: list[tuple]) -> list[Concept] | str:
@@ -241,8 +248,6 @@ class Emitter:
             raise SetAside("bad_value") from None
         if not math.isfinite(number) or value.__class__ is bool:
             raise SetAside("bad_value")
-        if abs(number) >= self.limit:
-            raise SetAside("implausible_value")
         return number
 
 

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.gather import PieceKey
 from ehr_tl.convert.part import Convert, Tally
 from ehr_tl.convert.write import Shards
 from ehr_tl.errors import RunError
-from ehr_tl.fhir.export import Export, open_export
+from ehr_tl.fhir.export import Export
 from ehr_tl.fhir.pieces import Piece
 from ehr_tl.progress import Bar, bar
 from ehr_tl.threads import allowed
@@ -43,15 +44,17 @@ class Engine(Protocol):
         """Writes the events of all pieces to the shards in `folder / "data"`; gives the rest, as `map` does."""
 
 
-def started(engine: str, export: str | Path | Export, threads: int | None) -> AbstractContextManager[Engine]:
-    """The engine of this name, for as long as the context lasts.
+def started(
+    engine: str, export: str | Path | Export, adapter: Adapter, threads: int | None
+) -> AbstractContextManager[Engine]:
+    """The engine of this name, for as long as the context lasts, with the export as the adapter reads it.
 
     Raises:
         ExportError: The export cannot be opened.
         RunError: There is no such engine, it cannot be started, or it takes no `threads`.
     """
     if engine == "local":
-        return _local(export, threads)
+        return _local(export, adapter, threads)
     if engine != "spark":
         raise RunError(f"There is no engine {engine!r}", expected="local or spark")
     if threads is not None:
@@ -62,12 +65,12 @@ def started(engine: str, export: str | Path | Export, threads: int | None) -> Ab
         )
     from ehr_tl.convert.spark import spark
 
-    return spark(export)
+    return spark(export, adapter)
 
 
 @contextmanager
-def _local(export: str | Path | Export, threads: int | None) -> Iterator[Engine]:
-    export = export if isinstance(export, Export) else open_export(export)
+def _local(export: str | Path | Export, adapter: Adapter, threads: int | None) -> Iterator[Engine]:
+    export = adapter.opened(export)
     yield Local(export, allowed(threads) if export.size > _WORTH_SHARING else 1)
 
 

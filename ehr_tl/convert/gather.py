@@ -56,7 +56,7 @@ def _decode(text: bytes) -> Any:
     """A resource that others are joined with, or a Bundle, as a dict; of any other no more than type and id."""
     try:
         glance = _glance.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return orjson.loads(text)
     return orjson.loads(text) if glance.resourceType in _WHOLE else glance
 

@@ -9,12 +9,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import ZipFile
 
 from ehr_tl.errors import ExportError
-from ehr_tl.fhir.export import Export, ExportFile, OpenedFile, expand, export_of
+from ehr_tl.fhir.export import Export, ExportFile, OpenedFile, expand, export_of, opened_member
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -62,10 +62,11 @@ def _walk(session: SparkSession, uri: str) -> Iterator[ExportFile]:
         path = status.getPath().toString()
         name = path.removeprefix(f"{uri}/") if path != uri else PurePosixPath(uri).name
         opener = partial(_open, session, path)
-        file = OpenedFile(PurePosixPath(path), name, status.getLen(), opener=opener)
+        file = OpenedFile(Path(path), name, status.getLen(), opener=opener)
         archive = cache(lambda opener=opener: ZipFile(opener()))
-        for each in expand(file, archive):
-            yield replace(each, opener=partial(archive().open, each.member)) if each.member else each
+        for each in expand(file, f"A zip file of {file.size} bytes in {uri}", archive):
+            inside = each.member is not None
+            yield replace(each, opener=partial(opened_member, archive(), each.member)) if inside else each
 
 
 def _open(session: SparkSession, path: str) -> io.BufferedReader:

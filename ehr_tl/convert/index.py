@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -70,8 +71,9 @@ def version(resource: dict[str, Any]) -> Version:
     """
     meta = resource.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    number = str(meta.get("versionId"))
-    written = parse_time(str(meta.get("lastUpdated")), UTC, True)
+    moment, number = meta.get("lastUpdated"), meta.get("versionId")
+    written = parse_time(moment, UTC, True) if isinstance(moment, str) else None
+    number = str(number) if isinstance(number, str | int) else ""
     return written or datetime.min, int(number) if number.isdecimal() and len(number) < _DIGITS else 0
 
 
@@ -92,14 +94,14 @@ class Links:
         merged: Patient id -> reference to the patient that its record was merged into.
         visit_ends: Encounter id -> its end, or `OPEN`.
         drugs: Medication id -> drug.
-        aliases: (type, identifier or `fullUrl`) -> ids of the resources that have it.
+        aliases: (type, identifier or `fullUrl`) -> ids of the resources that have it, some of them several times.
     """
 
     subjects: dict[str, int] = field(default_factory=dict)
     merged: dict[str, str] = field(default_factory=dict)
     visit_ends: dict[str, datetime] = field(default_factory=dict)
     drugs: dict[str, Drug] = field(default_factory=dict)
-    aliases: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add(self, other: Links) -> None:
         """Enters what was gathered elsewhere; of two resources with one id the one that is added last counts."""
@@ -112,9 +114,8 @@ class Links:
         for name, keys in other.aliases.items():
             self.alias(name, keys)
 
-    def alias(self, name: tuple[str, str], keys: tuple[str, ...]) -> None:
-        known = self.aliases.get(name, ())
-        self.aliases[name] = (*known, *(key for key in keys if key not in known))
+    def alias(self, name: tuple[str, str], keys: Iterable[str]) -> None:
+        self.aliases.setdefault(name, []).extend(keys)
 
 
 class Index:
@@ -172,7 +173,7 @@ class Index:
             return key.rpartition(":")[2] if key.startswith("urn:") else None
         return key
 
-    def _several(self, keys: tuple[str, ...]) -> bool:
+    def _several(self, keys: list[str]) -> bool:
         """Whether ids are those of several people or things; a merged patient is the one that it was merged into."""
         return len({self.links.subjects.get(key, key) for key in keys}) > 1
 
@@ -262,20 +263,28 @@ class Index:
     def _alias(self, read: Read, key: str) -> None:
         """Other names by which references may call a resource: its `fullUrl` and its identifiers."""
         if read.full_url and not read.full_url.endswith(key):
-            self.links.alias((read.type, read.full_url), (key,))
+            self.links.alias((read.type, read.full_url), [key])
         identifiers = read.resource.get("identifier")
         for identifier in identifiers if isinstance(identifiers, list) else []:
-            if isinstance(identifier, dict) and identifier.get("value"):
-                self.links.alias((read.type, f"{identifier.get('system', '')}|{identifier['value']}"), (key,))
+            if isinstance(identifier, dict) and (value := identifier.get("value")) and isinstance(value, str | int):
+                system = identifier.get("system")
+                self.links.alias((read.type, f"{system if isinstance(system, str) else ''}|{value}"), [key])
 
     def _merge(self) -> None:
         """Gives merged patients the subject of the record that lives on; where links go in a circle none does."""
         subjects, merged = self.links.subjects, self.links.merged
+        ends: dict[str, str | None] = {}
         for key in merged:
-            seen, last = {key}, key
-            while (after := self.resolve(PATIENT, merged.get(last))) in subjects and after not in seen:
-                seen.add(after)
-                last = after
-            if last != key and after not in seen:
-                subjects[key] = subject_id(last)
+            way, at = set(), key
+            while at not in ends and at not in way:
+                way.add(at)
+                after = self.resolve(PATIENT, merged.get(at))
+                if after in subjects:
+                    at = after
+                else:
+                    ends[at] = at
+            ends |= dict.fromkeys(way, ends.get(at))
+        for key in merged:
+            if ends[key] not in (key, None):
+                subjects[key] = subject_id(ends[key])
                 self.replaced.add(key)

@@ -16,6 +16,8 @@ from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.gather import PieceKey, Places, key_of
 from ehr_tl.convert.index import DRUG, PATIENT, Index, Links
 from ehr_tl.convert.span import Days, days_of
+from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
+from ehr_tl.convert.units import Units
 from ehr_tl.convert.write import table_of
 from ehr_tl.fhir.pieces import Piece, Read
 
@@ -29,6 +31,7 @@ class Tally:
     Attributes:
         events: Their number.
         concepts: The concepts of the events, in the order in which they come first, with the number of their events.
+        terminology: What CodeSystems and ValueSets say of codes.
         coverage: What became of the resources.
         drugs: Ids of the Medications that became events.
         days: When the events were.
@@ -36,6 +39,7 @@ class Tally:
 
     events: int
     concepts: list[tuple[Concept, int]]
+    terminology: Terminology
     coverage: Coverage
     drugs: set[str]
     days: Days
@@ -67,11 +71,12 @@ class Convert:
     def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places], keep: bool = False):
         self.adapter, self.links, self.repeated, self.keep = adapter, links, repeated, keep
         codes = Codes(adapter)
+        units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]
-            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes))
+            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes, units))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Compiled views stay where they are; a worker compiles its own."""
@@ -81,11 +86,25 @@ class Convert:
         repeated = self.repeated.get((piece.file, piece.number), _NOWHERE)
         coverage, drugs = Coverage(keep=self.keep), set[str]()
         events: list[Event] = []
+        terminology = Terminology()
         for place, read in enumerate(piece.reads()):
-            self._read(read, place in repeated, events, coverage, drugs)
-        concepts = Counter(event.concept for event in events)
-        tally = Tally(len(events), list(concepts.items()), coverage, drugs, days_of(events))
+            if read.type in TERMINOLOGIES and place not in repeated:
+                self._learn(read, terminology, coverage)
+            else:
+                self._read(read, place in repeated, events, coverage, drugs)
+        concepts = list(Counter(event.concept for event in events).items())
+        tally = Tally(len(events), concepts, terminology, coverage, drugs, days_of(events))
         return Part(table_of(events), tally)
+
+    def _learn(self, read: Read, terminology: Terminology, coverage: Coverage) -> None:
+        """Counts a CodeSystem or ValueSet; what it says is kept."""
+        try:
+            terminology.read(read.resource, self.adapter.naming)
+        except TerminologyFault:
+            key = key_of(read)
+            coverage.set_aside(read, "does_not_fit", f"{read.type}/{key}" if key else None)
+        else:
+            coverage.used(read.type)
 
     def _read(self, read: Read, repeated: bool, events: list[Event], coverage: Coverage, drugs: set[str]) -> None:
         """Counts one resource under what became of it; its events are kept if all of it can be believed."""

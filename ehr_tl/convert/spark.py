@@ -25,12 +25,13 @@ import polars as pl
 
 from ehr_tl import schema
 from ehr_tl.convert import spark_worker as worker
+from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.engine import Engine
 from ehr_tl.convert.gather import PieceKey
 from ehr_tl.convert.hadoop import open_remote, place
 from ehr_tl.convert.part import Convert, Tally
 from ehr_tl.convert.write import shard_name, shards_for, write_shard
-from ehr_tl.errors import ExportError, RunError
+from ehr_tl.errors import AdapterError, ExportError, RunError
 from ehr_tl.fhir.export import Export, ExportFile, open_export
 from ehr_tl.fhir.pieces import SIZE, Piece
 from ehr_tl.progress import bar
@@ -57,18 +58,27 @@ _BATCH = {"spark.sql.execution.arrow.maxRecordsPerBatch": 1000, "spark.sql.execu
 
 
 @contextmanager
-def spark(export: str | Path | Export) -> Iterator[Engine]:
+def spark(export: str | Path | Export, adapter: Adapter) -> Iterator[Engine]:
     """The engine on the active session, which stays, or on one of our own.
 
     Args:
         export: A path or URI as Spark reads it, or an export on this machine's disks.
+        adapter: Reads FHIR, no tables.
 
     Raises:
         ExportError: The export cannot be opened, or has files that Spark does not read.
+        AdapterError: The adapter reads tables.
         RunError: pyspark or Java is missing, or Spark does not start, or fails later.
     """
+    if adapter.manifest.tables:
+        raise AdapterError(
+            f"The adapter {adapter.manifest.name} reads tables, and Spark is given FHIR only",
+            expected="an adapter of FHIR",
+            fix="convert with --engine local",
+        )
     with warnings.catch_warnings(), _session() as session, _failures_told():
         export, uri = _open(session, export)
+        export = adapter.opened(export)
         _check_readable(export)
         with _set(session, _BATCH | _blocks(session, export)):
             yield Spark(session, export, uri)
@@ -89,7 +99,7 @@ class Spark:
         self._lines: dict[PieceKey, int] = {}
         files: dict[str, list[ExportFile]] = defaultdict(list)
         for file in export.files:
-            files[_on_disk(file)].append(ExportFile(file.path, file.name, file.size, file.member))
+            files[_on_disk(export, file)].append(ExportFile(file.path, file.name, file.size, file.member))
         self._layout = worker.Layout(uri, dict(files))
 
     def map(self, title: str, task: Callable[[Piece], Any], only: Collection[PieceKey] | None = None) -> Iterator[Any]:
@@ -179,9 +189,11 @@ def _firsts(lines: dict[PieceKey, int]) -> dict[PieceKey, int]:
     return firsts
 
 
-def _on_disk(file: ExportFile) -> str:
+def _on_disk(export: Export, file: ExportFile) -> str:
     """The name of the file that is read, which may be a zip."""
-    return file.name if file.member is None else file.name.removesuffix(f"/{file.member}")
+    if file.member is None:
+        return file.name
+    return file.path.name if file.path == export.path else file.path.relative_to(export.path).as_posix()
 
 
 def _open(session: SparkSession, export: str | Path | Export) -> tuple[Export, str]:
@@ -197,7 +209,7 @@ def _open(session: SparkSession, export: str | Path | Export) -> tuple[Export, s
 def _check_readable(export: Export) -> None:
     sizes: Counter[str] = Counter()
     for file in export.files:
-        sizes[_on_disk(file)] += file.size or 0
+        sizes[_on_disk(export, file)] += file.size or 0
     hidden = [name for name in sizes if any(part.startswith(("_", ".")) for part in name.split("/"))]
     if hidden:
         raise ExportError(

@@ -31,7 +31,7 @@ from ehr_tl.convert.part import Part
 from ehr_tl.convert.write import shard_name, shard_of, write_shard
 from ehr_tl.errors import EhrTlError, RunError
 from ehr_tl.fhir.blocks import LARGEST
-from ehr_tl.fhir.export import ExportFile, OpenedFile
+from ehr_tl.fhir.export import ExportFile, OpenedFile, opened_member
 from ehr_tl.fhir.pieces import Piece, line_pieces
 
 Batches = Iterable[pa.RecordBatch]
@@ -42,6 +42,7 @@ _TYPES = {
     pl.Int32: (pa.int32(), "int"),
     pl.Int64: (pa.int64(), "bigint"),
     pl.Float32: (pa.float32(), "float"),
+    pl.Float64: (pa.float64(), "double"),
     pl.String: (pa.string(), "string"),
     pl.Binary: (pa.binary(), "binary"),
     schema.TIME: (pa.timestamp("us"), "timestamp_ntz"),
@@ -132,7 +133,7 @@ def _opened(files: list[ExportFile], content: bytes) -> Iterator[ExportFile]:
         opener = partial(BytesIO, content)
         if file.member is not None:
             archive = archive or zipfile.ZipFile(BytesIO(content))
-            opener = partial(archive.open, file.member)
+            opener = partial(opened_member, archive, file.member)
         yield OpenedFile(**vars(file), opener=opener)
 
 

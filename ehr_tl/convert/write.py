@@ -20,22 +20,13 @@ _ORDER = ["subject_id", "time", "code", "resource_id"]
 
 def table_of(events: list[Event]) -> pl.DataFrame:
     """Events as `schema.EVENTS`."""
-    subject, time, concept, number, text, unit, visit, resource = zip(*events) if events else [()] * 8
-    return pl.DataFrame(
-        {
-            "subject_id": subject,
-            "time": time,
-            "code": [one.code for one in concept],
-            "numeric_value": number,
-            "text_value": text,
-            "unit": unit,
-            "visit_id": visit,
-            "resource_id": resource,
-            "source_code": [one.source for one in concept],
-            "other_codes": [one.others or None for one in concept],
-        },
-        schema=schema.EVENTS,
-    )
+    columns = zip(*events, strict=True) if events else [()] * len(Event._fields)
+    table = dict(zip(Event._fields, columns, strict=True))
+    concepts = table.pop("concept")
+    table["code"] = [concept.code for concept in concepts]
+    table["source_code"] = [concept.source for concept in concepts]
+    table["other_codes"] = [concept.others or None for concept in concepts]
+    return pl.DataFrame({name: table[name] for name in schema.EVENTS}, schema=schema.EVENTS)
 
 
 class Shards:

@@ -11,7 +11,7 @@ from ehr_tl import schema
 from ehr_tl.concepts import Hierarchy, concept
 from ehr_tl.evaluate.subgroups import age_years, demographics
 from ehr_tl.events import Events
-from ehr_tl.explain.words import name_of
+from ehr_tl.explain.words import doubted, name_of
 from ehr_tl.models.base import Attribution
 
 #: How far base and parts may be from the logit.
@@ -19,6 +19,7 @@ TOLERANCE = 1e-3
 
 _KEY = ["subject_id", "prediction_time"]
 _FACTS = ["time", "numeric_value", "text_value", "unit", "resource_id"]
+_WRITTEN = ["source_value", "source_unit", "value_flag"]
 
 
 def assemble(attributions: Mapping[str, Attribution], events: Events, rows: pl.DataFrame) -> pl.DataFrame:
@@ -101,15 +102,23 @@ def _last_events(parts: pl.DataFrame, events: Events) -> pl.DataFrame:
         .join(wanted.lazy().select("subject_id").unique(), on="subject_id", how="semi")
         .drop("code")
         .join(family.lazy(), on="concept")
-        .select("subject_id", "code", *_FACTS, at="time")
+        .select("subject_id", "code", *_FACTS, *_WRITTEN, at="time")
         .collect()
         .sort("at", maintain_order=True)
     )
-    return (
-        wanted.sort("prediction_time")
-        .join_asof(known, left_on="prediction_time", right_on="at", by=["subject_id", "code"], check_sortedness=False)
-        .select(*_KEY, "code", "kind", *_FACTS)
+    last = wanted.sort("prediction_time").join_asof(
+        known, left_on="prediction_time", right_on="at", by=["subject_id", "code"], check_sortedness=False
     )
+    return last.with_columns(text_value=_said(last)).select(*_KEY, "code", "kind", *_FACTS)
+
+
+def _said(facts: pl.DataFrame) -> pl.Series:
+    """The text of each fact; of a number that is on no scale what was written and what is wrong with it."""
+    written = facts.select("text_value", "numeric_value", *_WRITTEN).rows()
+    texts = [
+        doubted(value, unit, flag) if flag and number is None else text for text, number, value, unit, flag in written
+    ]
+    return pl.Series(texts, dtype=pl.String)
 
 
 def _called(wanted: pl.Series, scan: pl.LazyFrame, hierarchy: Hierarchy) -> pl.DataFrame:

@@ -46,6 +46,9 @@ _ROLES = {
     schema.DISCHARGE: "Discharge",
 }
 
+#: By `value_flag` of events that have no numeric value.
+_DOUBTS = {schema.IMPLAUSIBLE: "taken for implausible", schema.UNIT_UNKNOWN: "unit not understood"}
+
 
 def name_of(code: str, description: str | None = None) -> str:
     """A readable name for a code of an explanation.
@@ -101,10 +104,23 @@ def value_of(part: dict[str, Any]) -> str:
         >>> value_of({"numeric_value": 8.100000381, "unit": "%", "text_value": None})
         '8.1 %'
     """
-    value, unit = part["numeric_value"], part["unit"]
-    if value is None:
+    if part["numeric_value"] is None:
         return short_name(part["text_value"] or "", 40)
-    digits = f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
+    return _quantity(part["numeric_value"], part["unit"])
+
+
+def doubted(value: float, unit: str | None, flag: str) -> str:
+    """A value that is on no scale, as it was written, and why no model looked at it.
+
+    Examples:
+        >>> doubted(370.0, "Cel", "implausible"), doubted(7.0, "shoes", "unit_unknown")
+        ('370 Cel, taken for implausible', '7 shoes, unit not understood')
+    """
+    return f"{_quantity(value, unit)}, {_DOUBTS[flag]}"
+
+
+def _quantity(value: float, unit: str | None) -> str:
+    digits = f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}" if abs(value) < 1e15 else f"{value:g}"
     return f"{digits} {_plain(unit)}" if unit and not unit.startswith("{") else digits
 
 

@@ -9,6 +9,7 @@ import zstandard
 
 #: Largest line or JSON document that is decoded. More in one piece is no record of a patient.
 LARGEST = 512 << 20
+_BOMB_SIZE, _BOMB_RATIO = 1 << 30, 200
 _PLAIN_STEP = 1 << 20
 _PACKED_STEP = 1 << 13  # small: eight KiB of zeros, packed, may unpack to hundreds of MiB
 
@@ -40,16 +41,27 @@ def blocks(read: Source, name: str) -> Iterator[bytes]:
             yield block
 
 
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether so many bytes become so many as no records do."""
+    return unpacked > _BOMB_SIZE and unpacked > _BOMB_RATIO * packed
+
+
 def _unpack(read: Source, decoder: Callable) -> Iterator[bytes]:
     """Unpacks frames one after another; zlib and zstandard share `decompress`, `eof` and `unused_data`."""
     frame = None
+    taken = given = 0
     while packed := read(_PACKED_STEP):
+        taken += len(packed)
         while packed.strip(b"\0") if frame is None else packed:  # zeros after a frame are padding
             frame = frame or decoder()
             try:
-                yield frame.decompress(packed)
+                unpacked = frame.decompress(packed)
             except (zlib.error, zstandard.ZstdError) as error:
                 raise Unreadable("unreadable_file") from error
+            given += len(unpacked)
+            if is_bomb(taken, given):
+                raise Unreadable("bomb")
+            yield unpacked
             packed = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
     if frame is not None:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,25 +24,36 @@ from typing import BinaryIO, NoReturn
 import orjson
 
 from ehr_tl.errors import ExportError
-from ehr_tl.fhir.blocks import Unreadable, blocks, document, lines
+from ehr_tl.fhir.blocks import Unreadable, blocks, document, is_bomb, lines
 from ehr_tl.fhir.pieces import BOM, Piece, Read, document_pieces, line_pieces
 from ehr_tl.fhir.times import parse_time
 
+#: Stands in the folder of an export that is still being fetched.
+UNFINISHED = ".unfinished.json"
+
 #: Why something in an export is no resource.
 FAULTS = {
-    "not_json": "the text is not JSON (cut off, NaN, or not UTF-8)",
+    "not_json": "the text is not JSON (cut off, NaN, not UTF-8, or more than 1,000 elements inside one another)",
     "not_a_resource": "JSON without a resourceType, or a Bundle entry without a resource",
     "too_large": "one line or document of more than 512 MiB",
     "truncated_file": "a packed file ends too early; what came before was read",
     "unreadable_file": "a file that cannot be opened or unpacked; what came before was read",
+    "bad_row": "a row of a table with more or fewer fields than its header, or a quotation mark that nothing closes",
+    "bad_encoding": "a row of a table that is not in its file's encoding",
+    "bomb": "a packed file that swells to more than a GiB from almost nothing; what came before was read",
 }
 
 _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
+_TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
+#: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
+_LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
-_BOMB_RATIO, _BOMB_SIZE = 200, 1 << 30
 _MANIFEST_SIZE = 16 << 20
+
+#: Endings that say what a file is. Any other may be a part of a name, and that of a patient.
+_ENDING = re.compile(r"\.(csv|docx|gz|html?|jpg|json|log|md|ndjson|parquet|pdf|png|sql|tsv|txt|xlsx|xml|zip|zst)")
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,14 @@ class ExportFile:
     Attributes:
         path: Where it is, or the zip that it is in.
         name: As in `Read.file`.
-        member: Its name inside the zip.
+        member: Its place among the files of the zip; names may occur twice.
         size: Bytes on disk, packed if it is; None for what is no file.
     """
 
     path: Path
     name: str
     size: int | None
-    member: str | None = None
+    member: int | None = None
 
     @property
     def type(self) -> str | None:
@@ -70,17 +81,7 @@ class ExportFile:
     @property
     def lines(self) -> bool:
         """Whether it is NDJSON, as its name says."""
-        return bool(_LINES.search(self.name))
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """Its bytes, packed if they are."""
-        if self.member is None:
-            with self.path.open("rb") as stream:
-                yield stream
-        else:
-            with _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as stream:
-                yield stream
+        return _LINES.search(self.name) is not None
 
     def pieces(self) -> Iterator[Piece]:
         """The content, piece by piece, in constant memory (but for Bundles, which are read whole)."""
@@ -90,10 +91,19 @@ class ExportFile:
         for piece in pieces:
             yield piece._replace(packed=progress.since())
 
-    def read(self) -> Iterator[Read]:
-        """Yields every resource once, and a fault for whatever should have been one."""
-        for piece in self.pieces():
-            yield from piece.reads()
+    def content(self) -> AbstractContextManager[Iterator[bytes]]:
+        """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
+        return closing(_content(self))
+
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        """Its bytes as they are."""
+        if self.member is None:
+            with self.path.open("rb") as stream:
+                yield stream
+        else:
+            with opened_member(_archive(self.path, self.path.stat().st_mtime_ns), self.member) as stream:
+                yield stream
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class OpenedFile(ExportFile):
     opener: Callable[[], BinaryIO] = BytesIO
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def stream(self) -> Iterator[BinaryIO]:
         with self.opener() as stream:
             yield stream
 
@@ -121,12 +131,18 @@ class Export:
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
+        tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
+        absent: Tables that the adapter could have read, as it calls them.
+        unused: Columns of tables that it reads nothing from, with their file.
     """
 
     path: PurePath
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
+    tables: tuple[ExportFile, ...] = ()
+    absent: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.
@@ -149,12 +165,21 @@ class Export:
     def pieces(self) -> Iterator[Piece]:
         """All files, piece by piece, in order."""
         for file in self.files:
-            yield from file.pieces()
+            yield from self.pieces_of(file)
+
+    def pieces_of(self, file: ExportFile) -> Iterator[Piece]:
+        """One of `files`, piece by piece."""
+        return file.pieces()
 
     def read(self) -> Iterator[Read]:
         """Yields every resource once, and a fault for whatever should have been one."""
         for file in self.files:
-            yield from file.read()
+            yield from self.read_file(file)
+
+    def read_file(self, file: ExportFile) -> Iterator[Read]:
+        """Like `read`, for one of `files`."""
+        for piece in self.pieces_of(file):
+            yield from piece.reads()
 
 
 def open_export(path: str | Path) -> Export:
@@ -164,8 +189,8 @@ def open_export(path: str | Path) -> Export:
         path: A folder, a zip, an NDJSON file or a Bundle.
 
     Raises:
-        ExportError: There is nothing to read, a folder may not be opened, or a zip is damaged or would climb out of its
-            folder or swell beyond all measure.
+        ExportError: There is nothing to read, not all of it was fetched, a folder may not be opened, or a zip is
+            damaged or would climb out of its folder or swell beyond all measure.
     """
     if not str(path).strip():
         raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
@@ -187,21 +212,38 @@ def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
         found: All files there, expanded as by `expand`.
 
     Raises:
-        ExportError: None of them is of use.
+        ExportError: None of them is of use, or not all were fetched.
     """
-    files, ignored, times = [], [], []
+    files, tables, ignored, times = [], [], [], []
     for file in sorted(found, key=lambda file: file.name):
         name = PurePosixPath(file.name).name
-        if name.startswith(".") or file.name.startswith("__MACOSX/") or file.size is None or not _DATA.search(name):
+        if name == UNFINISHED:
+            raise _unfinished(path)
+        if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
             ignored.append(file.name)
+            if _is_table(file):
+                tables.append(file)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
             times += manifest
         else:
             files.append(file)
-    if not any(file.size for file in files):
+    if not any(file.size for file in (*files, *tables)):
         raise _nothing(path, files, ignored)
-    return Export(path, tuple(files), tuple(ignored), max(times, default=None))
+    return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
+
+
+def _is_table(file: ExportFile) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
+    return file.size is not None and not hidden and _TABLE.search(file.name) is not None
+
+
+def _unfinished(path: PurePath) -> ExportError:
+    return ExportError(
+        f"{path} is not whole: `ehr-tl fetch` has begun it and not come to its end",
+        expected="a whole export",
+        fix="run the same `ehr-tl fetch` again: it goes on where it broke off",
+    )
 
 
 def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> ExportError:
@@ -209,7 +251,7 @@ def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> Exp
         problem = f"{path} holds data files ({len(files)}), but all of them are empty"
     elif ignored:
         # By their endings: a file may be named after a patient.
-        kinds = Counter(PurePosixPath(name).suffix.lower() or "without an ending" for name in ignored)
+        kinds = Counter(masked(name).removeprefix("*") or "of another kind" for name in ignored)
         some = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
         problem = f"{path} holds no file that could be FHIR (files found: {some})"
     else:
@@ -221,70 +263,104 @@ def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> Exp
     )
 
 
+def masked(name: str) -> str:
+    """A file's name without what may be a patient's.
+
+    Examples:
+        >>> masked("letters/Jane_Doe.PDF"), masked("Jane.Doe")
+        ('*.pdf', '*')
+    """
+    ending = PurePosixPath(name).suffix.lower()
+    return f"*{ending}" if _ENDING.fullmatch(ending) else "*"
+
+
 def _walk(path: Path) -> Iterator[ExportFile]:
     """All files at or below `path`, the members of zip files included; links to folders are not followed."""
     if path.is_file():
-        yield from _expand(path, path.name)
+        yield from _expand(ExportFile(path, _text(path.name), path.stat().st_size), str(path))
         return
     for folder, folders, names in os.walk(path, onerror=_fail):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for file in (Path(folder, name) for name in [*names, *links]):
-            name = file.relative_to(path).as_posix()
+            name = _text(file.relative_to(path).as_posix())
             if file.is_file():
-                yield from _expand(file, name)
+                size = file.stat().st_size
+                yield from _expand(ExportFile(file, name, size), f"A zip file of {size} bytes in {path}")
             else:
                 yield ExportFile(file, name, None)
 
 
+def _text(name: str) -> str:
+    """A file's name as text, whatever its encoding."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def _fail(error: OSError) -> NoReturn:
-    raise _refuse(error) from error
+    raise _refuse(error) from None
 
 
 def _refuse(error: OSError) -> ExportError:
+    """The error does not say which file it is, nor does what came before: it may be named after a patient."""
     return ExportError(
-        f"{error.filename} cannot be opened ({error.strerror})",
+        f"A file or folder of the export cannot be opened ({error.strerror})",
         expected="an export that can be read to its last file",
-        fix="let the account that runs ehr-tl read it, or move it out of the export",
+        fix="let the account that runs ehr-tl read it, or move it out of the export; `find EXPORT ! -readable`, run by "
+        "that account, names it",
     )
 
 
-def _expand(path: Path, name: str) -> Iterator[ExportFile]:
-    written = path.stat()
-    yield from expand(ExportFile(path, name, written.st_size), lambda: _archive(path, written.st_mtime_ns))
+def _expand(file: ExportFile, shown: str) -> Iterator[ExportFile]:
+    return expand(file, shown, lambda: _archive(file.path, file.path.stat().st_mtime_ns))
 
 
-def expand(file: ExportFile, archive: Callable[[], zipfile.ZipFile]) -> Iterator[ExportFile]:
-    """The file; of a zip, which `archive` opens, its members instead.
+def expand(file: ExportFile, shown: str, archive: Callable[[], zipfile.ZipFile]) -> Iterator[ExportFile]:
+    """The file; of a zip its members instead.
+
+    Args:
+        file: A file on disk.
+        shown: What messages call it.
+        archive: Opens it, if it is a zip.
 
     Raises:
         ExportError: A zip is damaged or would climb out of its folder or swell beyond all measure.
     """
-    if not file.name.lower().endswith(".zip") or PurePosixPath(file.name).name.startswith("."):
+    if not file.name.lower().endswith(".zip") or file.path.name.startswith("."):
         yield file
         return
     try:
-        members = [member for member in archive().infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+        members = archive().infolist()
+    except PermissionError as error:
+        raise _refuse(error) from None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise ExportError(
-            f"{file.name} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
-        ) from error
-    for member in members:
-        _check_member(member, file.name)
-        yield replace(file, name=f"{file.name}/{member.filename}", size=member.compress_size, member=member.filename)
+            f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
+        ) from None
+    swollen = sum(member.file_size for member in members)
+    if is_bomb(file.size or 0, swollen) or any(is_bomb(one.compress_size, one.file_size) for one in members):
+        raise _untrusted(f"{shown} would unpack to {swollen >> 20:,} MiB from almost nothing")
+    taken: Counter[str] = Counter()
+    for place, member in enumerate(members):
+        if _leads_out(member.filename):
+            raise _untrusted(f"{shown} holds a member whose name leads out of the archive")
+        if not member.filename.endswith("/"):
+            taken[member.filename] += 1
+            number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
+            inside = member.filename.encode(errors="backslashreplace").decode()
+            yield replace(file, name=f"{file.name}/{inside}{number}", size=member.compress_size, member=place)
 
 
-def _check_member(member: zipfile.ZipInfo, archive: str) -> None:
-    inside = PurePosixPath(member.filename.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
-        raise ExportError(
-            f"{archive} holds a member whose name leads out of the archive",
-            fix="do not trust this file; ask its sender",
-        )
-    if member.file_size > _BOMB_SIZE and member.file_size > _BOMB_RATIO * member.compress_size:
-        raise ExportError(
-            f"{archive} holds a member that would unpack to {member.file_size >> 20:,} MiB from almost nothing",
-            fix="do not trust this file; ask its sender",
-        )
+def opened_member(archive: zipfile.ZipFile, member: int) -> BinaryIO:
+    """A file of a zip; `member` as in `ExportFile.member`."""
+    return archive.open(archive.infolist()[member])
+
+
+def _leads_out(member: str) -> bool:
+    inside = PurePosixPath(member.replace("\\", "/"))
+    return inside.is_absolute() or ".." in inside.parts or ":" in "".join(inside.parts[:1])
+
+
+def _untrusted(problem: str) -> ExportError:
+    return ExportError(problem, fix="do not trust this file; ask its sender")
 
 
 def _manifest(file: ExportFile) -> list[datetime] | None:
@@ -299,7 +375,8 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
     if not all(isinstance(value, dict) and "resourceType" not in value for value in values):
         return None
     details = [value["eventDetail"] if isinstance(value.get("eventDetail"), dict) else value for value in values]
-    times = [parse_time(str(detail.get("transactionTime")), UTC, end_of=False) for detail in details]
+    said = [detail.get("transactionTime") for detail in details]
+    times = [parse_time(time, UTC, end_of=False) for time in said if isinstance(time, str)]
     return [time for time in times if time]
 
 
@@ -333,11 +410,11 @@ def _content(file: ExportFile, progress: _Progress | None = None) -> Iterator[by
     """The file's unpacked blocks; every way in which reading may fail becomes `Unreadable`."""
     progress = progress or _Progress(0)
     try:
-        with file.open() as stream:
+        with file.stream() as stream:
             yield from blocks(progress.watch(stream), file.name.lower())
     except EOFError as error:
         raise Unreadable("truncated_file") from error
     except PermissionError as error:
-        raise _refuse(error) from error
+        raise _refuse(error) from None
     except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError) as error:
         raise Unreadable("unreadable_file") from error

@@ -27,7 +27,7 @@ class Read(NamedTuple):
         line: Line of NDJSON, or number of the Bundle's entry, from 1.
         full_url: The Bundle entry's `fullUrl`.
         fault: A key of `export.FAULTS`.
-        text: With a fault, what could not be decoded, where it was read.
+        text: What it was decoded from, or could not be, where it was read.
     """
 
     resource: Any
@@ -166,7 +166,10 @@ def _odd_entries(text: bytes) -> list[tuple[bytes, str | None]] | None:
         return None
     if not isinstance(value, dict) or value.get("resourceType") != "Bundle":
         return None
-    return [(orjson.dumps(resource), url) for resource, url in _own_entries(value)]
+    try:
+        return [(orjson.dumps(resource), url) for resource, url in _own_entries(value)]
+    except TypeError:  # nested more deeply than can be written
+        return None
 
 
 def _own_entries(bundle: dict[str, Any]) -> Iterator[tuple[Any, str | None]]:
@@ -189,7 +192,7 @@ def _resources(value: Any, full_url: str | None) -> Iterator[tuple[Any, str | No
 def _read(resource: Any, file: str, line: int, full_url: str | None, text: bytes) -> Read:
     kind = resource.get("resourceType") if resource.__class__ is dict else getattr(resource, "resourceType", None)
     if kind.__class__ is str and _TYPE.fullmatch(kind):
-        return Read(resource, kind, file, line, full_url)
+        return Read(resource, kind, file, line, full_url, text=text)
     return _fault("not_a_resource", file, line, text)
 
 

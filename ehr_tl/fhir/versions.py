@@ -143,7 +143,7 @@ def refuse_other_versions(export: Export) -> None:
 
 def _first(export: Export) -> Iterator[dict[str, Any]]:
     for file in _files(export.files):
-        for read in islice(file.read(), _RESOURCES):
+        for read in islice(export.read_file(file), _RESOURCES):
             if read.resource is not None:
                 yield read.resource
 
@@ -168,7 +168,8 @@ def _signs(resource: dict[str, Any]) -> Iterator[tuple[str, frozenset[str]]]:
     for name, fits, versions in _SHAPES.get(kind, ()):
         if name in resource and fits(resource[name]):
             yield f"{kind}.{name}", frozenset(versions)
-    if kind == "CapabilityStatement" and (release := _RELEASES.get(str(resource.get("fhirVersion"))[:3])):
+    version = resource.get("fhirVersion")
+    if kind == "CapabilityStatement" and version.__class__ is str and (release := _RELEASES.get(version[:3])):
         yield f"{kind}.fhirVersion", frozenset([release])
     meta = resource.get("meta")
     profiles = meta.get("profile") if meta.__class__ is dict else None

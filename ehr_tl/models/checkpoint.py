@@ -97,6 +97,15 @@ def check_checkpoint(name: str | Path) -> Path:
     return path
 
 
+def checkpoint_vocabulary(name: str | Path) -> Vocabulary:
+    """What a checkpoint knows of codes and values; its network is not opened.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or its vocabulary is broken.
+    """
+    return _vocabulary(checkpoint_path(name) / VOCABULARY)
+
+
 def load_checkpoint(name: str | Path) -> Checkpoint:
     """Opens a checkpoint folder, or a shipped checkpoint by name, without network access.
 

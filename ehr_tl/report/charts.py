@@ -100,6 +100,19 @@ def net_benefit(metrics: dict[str, Any]) -> str:
     return plot.svg()
 
 
+def years(events: dict[str, int]) -> str:
+    """Events per year, a column each, years without any included."""
+    first, last, most = int(min(events)), int(max(events)), max(events.values())
+    plot = Plot("Events per year", linear(first - 0.5, last + 0.5), linear(0, 1.05 * most), width=900, height=210)
+    apart = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if (last - first) / step <= 14)
+    step = max(1.0, _round_step(most / 3))
+    marks = [(year, str(year)) for year in range(-(-first // apart) * apart, last + 1, apart)]
+    plot.axes(marks, [(i * step, count(i * step)) for i in range(int(1.05 * most / step) + 1)], "", "")
+    for year, number in events.items():
+        plot.band(int(year) - 0.4, int(year) + 0.4, 0, number, "column", f"{year}: {count(number)} events")
+    return plot.svg()
+
+
 def _round_step(size: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
     power = 10.0 ** int(f"{size:e}".split("e")[1])

@@ -9,13 +9,12 @@ from typing import Any
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.convert.emit import SET_ASIDE, UNUSED
 from ehr_tl.evaluate import FROM_SCRATCH
 from ehr_tl.explain.words import reasons
-from ehr_tl.fhir.export import FAULTS
 from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report import charts, words
 from ehr_tl.report.context import ReportInputs
+from ehr_tl.report.coverage import coverage_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
 from ehr_tl.report.svg import logit, odds_ticks
 
@@ -37,7 +36,7 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "worklist": _worklist(inputs),
         "silent": _silent(inputs),
         "flow": _flow(inputs.flow),
-        "coverage": _coverage(inputs.coverage),
+        "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
         "legend": [(words.MODELS[n], s) for n, s in reversed(charts.STYLES.items()) if n in metrics["models"]],
         "models": _models(inputs),
@@ -98,53 +97,6 @@ def _silent(inputs: ReportInputs) -> list[dict[str, Any]]:
 def _flow(flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
     widest = max((step["rows"] for step in flow), default=1) or 1
     return [{**step, "width": 100 * step["rows"] / widest} for step in flow]
-
-
-def _coverage(coverage: dict[str, Any]) -> dict[str, Any]:
-    """Totals per resource type and per code system, largest first, with shares for the bars."""
-    resources = [
-        {
-            "type": "lines that are no resource" if kind == "?" else kind,
-            "read": read["read"],
-            "used": read["used"],
-            "unused": sum(read["unused"].values()),
-            "set_aside": sum(read["set_aside"].values()),
-            "why": [f"{words.reason(name)}: {words.count(n)}" for name, n in _why(read).items()],
-            **_shares(read["used"], sum(read["unused"].values()), sum(read["set_aside"].values())),
-        }
-        for kind, read in coverage["resources"].items()
-    ]
-    codes = [
-        {"system": system, **n, **_shares(n["kept"], n["mapped"], n["unmapped"])}
-        for system, n in coverage["codes"].items()
-    ]
-    return {
-        "resources": sorted(resources, key=lambda r: -r["read"]),
-        "codes": sorted(codes, key=lambda c: -(c["kept"] + c["mapped"] + c["unmapped"])),
-        "read": sum(r["read"] for r in resources),
-        "used": sum(r["used"] for r in resources),
-        "set_aside": sum(r["set_aside"] for r in resources),
-        "events": coverage["events"],
-        "meanings": _meanings(coverage["resources"].values()),
-    }
-
-
-def _why(read: dict[str, Any]) -> dict[str, int]:
-    """Why resources of a type were not used, or in part only: reason -> how many."""
-    parts = (read["unused"], read["set_aside"], read.get("faults", {}))
-    return {name: n for part in parts for name, n in sorted(part.items(), key=lambda item: -item[1]) if n}
-
-
-def _meanings(resources: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The reasons that occur, each with what it means; those by an adapter's own rule speak for themselves."""
-    found = dict.fromkeys(name for read in resources for name in _why(read))
-    known = {**FAULTS, **SET_ASIDE, **UNUSED}
-    return [(words.reason(name), known[name]) for name in known if name in found]
-
-
-def _shares(*counts: int) -> dict[str, list[float]]:
-    total = sum(counts) or 1
-    return {"shares": [100 * n / total for n in counts]}
 
 
 def _models(inputs: ReportInputs) -> list[dict[str, Any]]:

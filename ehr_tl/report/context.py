@@ -12,6 +12,7 @@ import polars as pl
 from ehr_tl import schema
 from ehr_tl.config import Pipeline
 from ehr_tl.events import ExportInfo
+from ehr_tl.tokens.familiarity import Familiarity
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ReportInputs:
         subjects: `schema.SUBJECTS`.
         manifest: `manifest.json` up to now.
         version: Version of the fitted model.
+        familiarity: How much of the events the pretrained vocabulary knows; None where nothing was pretrained.
     """
 
     pipeline: Pipeline
@@ -45,6 +47,7 @@ class ReportInputs:
     subjects: pl.DataFrame
     manifest: dict[str, Any]
     version: str
+    familiarity: Familiarity | None = None
 
     @cached_property
     def chosen(self) -> pl.DataFrame:

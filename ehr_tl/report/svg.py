@@ -100,11 +100,11 @@ class Plot:
         circle = f'<circle class="dot {style}" cx="{self.px(x)}" cy="{self.py(y)}" r="{radius}">'
         self.parts.append(f"{circle}{_tip(tip)}</circle>")
 
-    def band(self, x0: float, x1: float, y0: float, y1: float, style: str) -> None:
+    def band(self, x0: float, x1: float, y0: float, y1: float, style: str, tip: str = "") -> None:
         """A filled rectangle."""
         left, top = self.px(x0), self.py(y1)
         size = f'width="{self.px(x1) - left:.1f}" height="{self.py(y0) - top:.1f}"'
-        self.parts.append(f'<rect class="{style}" x="{left}" y="{top}" {size}/>')
+        self.parts.append(f'<rect class="{style}" x="{left}" y="{top}" {size}>{_tip(tip)}</rect>')
 
     def label(self, x: float, y: float, text: str, style: str = "note", anchor: str = "start", up: float = 0) -> None:
         """Text at a place of the data, `up` pixels above it."""

@@ -8,6 +8,7 @@ from typing import Any
 from ehr_tl import schema
 from ehr_tl.evaluate import FROM_SCRATCH
 from ehr_tl.report.context import ReportInputs
+from ehr_tl.tokens.familiarity import ENOUGH, Familiarity
 
 MODELS = {
     schema.BLEND: "Blend",
@@ -28,14 +29,16 @@ def percent(share: float | None) -> str:
     """A share with as many digits as mean something.
 
     Examples:
-        >>> [percent(x) for x in (0.0, 0.0004, 0.0123, 0.345, 0.996, 1.0)]
-        ['0%', '0.04%', '1.2%', '34%', '99.6%', '100%']
+        >>> [percent(x) for x in (0.0, 0.00001, 0.0004, 0.0123, 0.345, 0.996, 0.9999, 1.0)]
+        ['0%', '<0.01%', '0.04%', '1.2%', '34%', '99.6%', '>99.9%', '100%']
     """
     if share is None:
         return "\u2013"
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f}%"
+    if value < 0.005 or value >= 99.95:
+        return "<0.01%" if value < 1 else ">99.9%"
     if value < 0.095:
         return f"{value:.2f}%"
     return f"{value:.1f}%" if value < 9.95 or value >= 99.05 else f"{value:.0f}%"
@@ -197,6 +200,28 @@ def _calibrated(metrics: dict[str, Any]) -> str:
     if ratio["upper"] > ratio["lower"] * _FIRM:
         return words + ": nothing speaks against reading the risks as percentages, but so few outcomes cannot tell."
     return words + ": the risks can be read as percentages."
+
+
+def familiar(found: Familiarity) -> str:
+    """How much of the records the pretrained transformer knows, in sentences."""
+    total, people = sum(found.events.values()), found.subjects
+    exactly, related, unknown = (percent(found.events[level] / total) for level in found.events)
+    some = counted(people["half_or_more"] + people["less"], "person", "people")
+    return (
+        f"Of {counted(total, 'event')} that models look at, the vocabulary of the checkpoint {found.checkpoint} knows "
+        f"{exactly} by their own code and {related} by a more general code or another code of the same event; "
+        f"{unknown} it does not know. Of {some} with such events there are {count(people['less'])} of whose events it "
+        "knows fewer than half."
+    )
+
+
+def unfamiliar(found: Familiarity) -> str:
+    """The warning where little is known."""
+    return (
+        f"The pretrained transformer knows {percent(found.known)} of the events here, fewer than {ENOUGH:.0%}. What it "
+        "learned elsewhere has little to say here: what it adds, it learned from this export alone. Mapping the codes "
+        "that it does not know would help most."
+    )
 
 
 def limits(inputs: ReportInputs) -> list[tuple[str, str]]:

@@ -71,6 +71,28 @@ def test_what_is_commented_out_would_do(ehr_tl, tmp_path: Path) -> None:
     assert ehr_tl("adapters", "check", "there/it is").code == 0
 
 
+def test_tables_from_new_to_events(ehr_tl, tmp_path: Path) -> None:
+    assert ehr_tl("adapters", "new", "my_hospital", "--from", "spreadsheet").code == 0
+    manifest = tmp_path / "my_hospital" / "adapter.yaml"
+    text = manifest.read_text()
+    assert "what spreadsheet says of tables" in text and "# One row for each patient." in text
+    assert "\n  labs:\n    file: labs\n" in text and "lookups" not in text
+    assert ehr_tl("adapters", "check", "my_hospital").code == 0
+    manifest.write_text(text.replace("file: patients", "file: Stammdaten").replace("id: patient_id", "id: PatNr"))
+    export = tmp_path / "in"
+    export.mkdir()
+    (export / "STAMMDATEN.csv").write_text("PatNr;sex;birth_date;Name\n7;w;01.02.1950;Canary\n")
+    checked = ehr_tl("adapters", "check", "my_hospital", "in")
+    assert checked.code == 2  # its example still has the columns of `spreadsheet`
+    assert "patients" in checked.err and "Canary" not in checked.text
+    converted = ehr_tl("convert", "in", "--adapter", "my_hospital", "--out", "events")
+    assert converted.code == 0, converted.err
+    assert "Absent tables: visits, diagnoses, labs" in converted.out
+    (export / "labs.csv").write_text("MRN;RESULT\n")
+    refused = ehr_tl("convert", "in", "--adapter", "my_hospital", "--out", "events")
+    assert refused.code == 2 and "labs.csv has no column patient_id, time, code, value, and no" in refused.err
+
+
 def test_an_adapter_may_extend_a_folder(ehr_tl, tmp_path: Path) -> None:
     ehr_tl("adapters", "new", "first")
     (tmp_path / "first" / "adapter.yaml").write_text("name: first\ntitle: First\nextends: fhir_r4\nsynthetic: true\n")

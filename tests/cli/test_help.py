@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("run", "convert", "cohort", "train", "score", "explain", "report", "doctor")
+COMMANDS = ("run", "fetch", "convert", "cohort", "train", "score", "explain", "report", "doctor")
 HEAVY = ("torch", "shap", "transformers", "lightgbm", "sklearn", "polars", "pandas", "scipy", "aces", "plotly")
 
 

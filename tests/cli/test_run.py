@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 import yaml
 from fhir.resources.R4B.riskassessment import RiskAssessment
 
+from ehr_tl.errors import RunError
+
 CONTRACT = (
     "events",
     "cohort.parquet",
@@ -28,6 +30,7 @@ CONTRACT = (
     "risk_assessments.ndjson",
     "worklist.csv",
     "report.html",
+    "coverage.html",
     "MODEL_CARD.md",
     "manifest.json",
 )
@@ -104,6 +107,32 @@ def test_coverage_adds_up_to_what_came_in(case) -> None:
     assert coverage["events"] == sum(pq.read_metadata(shard).num_rows for shard in case.folder.glob("events/data/*"))
     for counts in coverage["codes"].values():
         assert counts.keys() == {"kept", "mapped", "unmapped"}
+
+
+def test_events_alone_come_with_a_page_of_what_became_of_everything(case, ehr_tl, tmp_path) -> None:
+    said = ehr_tl("convert", case.export, "--adapter", "fhir_r4", "--out", tmp_path / "events")
+    assert said.code == 0 and str(tmp_path / "events" / "coverage.html") in said.out
+    page = (tmp_path / "events" / "coverage.html").read_text(encoding="utf-8")
+    assert page == (case.folder / "events" / "coverage.html").read_text(encoding="utf-8")
+    assert 'href="coverage.html"' in (case.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_a_pretrained_vocabulary_knows_is_told_before_anything_is_fitted(
+    case, clinic, ehr_tl, monkeypatch, tmp_path
+) -> None:
+    def stop(*arguments, **more):
+        raise RunError("stopped")
+
+    monkeypatch.setattr("ehr_tl.models.crossfit.fit_crossfit", stop)
+    monkeypatch.setattr("ehr_tl.tokens.familiarity.ENOUGH", 1.01)
+    pipeline = clinic.write_pipeline(tmp_path / "stroke.yaml", transformer={"checkpoint": "synthea_small"})
+    said = ehr_tl("run", pipeline, "--export", case.export, "--out", tmp_path / "run", "--threads", 1)
+    assert said.code == 2 and "stopped" in said.err
+    assert "what it learned elsewhere has little to say here" in said.err
+    found = json.loads((tmp_path / "run" / "familiarity.json").read_text())
+    facts = [len((case.export / f"{kind}.ndjson").read_text().splitlines()) for kind in ("Observation", "Condition")]
+    assert found["checkpoint"] == "synthea_small" and sum(found["events"].values()) == sum(facts)
+    assert found["systems"]["LOINC"] == {"exactly": facts[0], "related": 0, "unknown": 0}
 
 
 def test_cohort_is_meds_labels(case) -> None:

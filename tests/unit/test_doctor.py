@@ -11,6 +11,7 @@ from ehr_tl.doctor import Diagnosis, diagnose
 from ehr_tl.errors import ExportError
 from ehr_tl.events import ExportInfo
 from ehr_tl.resources import sample_export
+from ehr_tl.tokens.familiarity import Familiarity
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +25,24 @@ def fit(name: str, positive: int, **others) -> dict:
     return {"name": name, "title": name, "adapter": None, **numbers, **words, **others}
 
 
-def diagnosis(pipelines: list[dict]) -> Diagnosis:
+def known_of(unknown: int) -> Familiarity:
+    levels = {"exactly": 900 - unknown, "related": 100, "unknown": unknown}
+    return Familiarity(
+        checkpoint="synthea_small",
+        events=levels,
+        codes=levels,
+        subjects={"half_or_more": 280, "less": 15, "none": 5},
+        systems={"LOCAL": {"exactly": 0, "related": 1, "unknown": 3}, "LOINC": levels},
+        missing=[{"code": "LOCAL//17", "events": 60, "subjects": 9}],
+    )
+
+
+def diagnosis(pipelines: list[dict], unknown: int = 100) -> Diagnosis:
     return Diagnosis(
         export="/data/fhir",
         adapter="synthea",
         reason="three of five files say so",
+        concept_maps=(),
         info=ExportInfo("synthea", synthetic=True, latest_event=datetime(2026, 11, 1), patients=300),
         events=40_000,
         resources={
@@ -37,12 +51,11 @@ def diagnosis(pipelines: list[dict]) -> Diagnosis:
             "Patient": {"read": 301, "used": 300, "unused": {}, "set_aside": {"repeated": 1}},
         },
         systems=[
-            {"system": "LOCAL", "kept": 0, "mapped": 900, "unmapped": 100, "events": 100, "codes": 7, "known": 0.0},
-            {"system": "NUBC", "kept": 0, "mapped": 68, "unmapped": 0, "events": None, "codes": None, "known": None},
-            {"system": "LOINC", "kept": 5000, "mapped": 0, "unmapped": 0, "events": 5900, "codes": 90, "known": 0.955},
+            {"system": "LOCAL", "kept": 0, "mapped": 900, "unmapped": 100, "events": 100, "codes": 7},
+            {"system": "NUBC", "kept": 0, "mapped": 68, "unmapped": 0, "events": None, "codes": None},
+            {"system": "LOINC", "kept": 5000, "mapped": 0, "unmapped": 0, "events": 5900, "codes": 90},
         ],
-        checkpoint="synthea_small",
-        unknown=[{"code": "LOCAL//17", "events": 60, "subjects": 9}],
+        familiarity=[known_of(unknown)],
         pipelines=pipelines,
     )
 
@@ -56,12 +69,21 @@ def test_text_counts_and_says_what_to_do_next() -> None:
     assert "Patient 301 300 0 1" in lines
     assert "Why unused: no_view 70" in lines
     assert "Why set aside: not_json 2, repeated 1" in lines
-    assert "LOINC 5,000 0 0 5,900 90 96%" in lines
+    assert "LOINC 5,000 0 0 5,900 90" in lines
+    assert lines[lines.index("Known to the checkpoint synthea_small exactly related unknown") + 1] == "LOCAL 0% 25% 75%"
+    assert "LOINC 80% 10% 10%" in lines and "all 80% 10% 10%" in lines
+    assert "Subjects of whose events it knows fewer than half: 15 of 295" in lines
+    assert not any("Take care" in line for line in lines)
     assert "NUBC 0 68 0" in lines
     assert any("LOCAL//17 (60 events)" in line for line in lines)
     assert lines[lines.index("demo 900 300 25 200") + 1] == "25 subjects"
     assert lines[-1] == "Next: ehr-tl run kidney_disease --export /data/fhir --adapter synthea"
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_text_warns_where_the_checkpoint_knows_little() -> None:
+    text = " ".join(diagnosis([fit("demo", 25)], unknown=600).text.split())
+    assert "Take care: It knows 40% of the events: what it learned elsewhere has little to say here." in text
 
 
 def test_text_names_outcome_codes_only_where_there_is_no_outcome() -> None:
@@ -87,8 +109,9 @@ def test_sample_export_can_feed_the_demo() -> None:
     assert sorted(fits) == pipeline_names()
     assert fits["demo"]["enough"]
     assert not fits["mimic_demo_in_hospital_mortality"]["enough"]
-    loinc = next(row for row in found.systems if row["system"] == "LOINC")
-    assert loinc["known"] > 0.9
+    (known,) = found.familiarity
+    assert known.checkpoint == "synthea_small"
+    assert known.systems["LOINC"]["exactly"] > 0.9 * sum(known.systems["LOINC"].values())
     assert "Next: ehr-tl run " in found.text
 
 

@@ -17,6 +17,9 @@ Row = tuple[Any, ...]
 Rows = Callable[[Any, int], list[Row]]
 
 _COMPOUND = {list, dict}
+#: A resource in which lists stand side by side gives every item of one with every item of the others; no record needs
+#: more rows than this, and no memory holds what a hostile one asks for.
+_MOST_ROWS = 100_000
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ITERATIONS = ("forEach", "forEachOrNull", "repeat")
 _SELECT_KEYS = {"column", "select", "unionAll", *_ITERATIONS, "id", "extension", "modifierExtension"}
@@ -283,6 +286,8 @@ def _product(parts: list[_Part]) -> _Part:
             more = part(node, index)
             if not more:
                 return []
+            if len(found) * len(more) > _MOST_ROWS:
+                raise RowError(f"lists side by side would give more than {_MOST_ROWS:,} rows")
             found = [row + added for row in found for added in more]
         return found
 

@@ -14,12 +14,13 @@ from ehr_tl.events import Events, ExportInfo
 from ehr_tl.files import write_json
 from ehr_tl.schema import CODES, EVENTS, SUBJECTS
 
-Fact = tuple  # (subject, time or None, code[, value[, other codes]])
+Fact = tuple  # (subject, time or None, code[, value[, other codes[, source value]]])
 
 
 def write_events(folder: Path, facts: Iterable[Fact], parents: dict[str, list[str]] | None = None, **export) -> Events:
     """Writes an events folder; keywords are fields of `ExportInfo` (the latest event is found, if none is given)."""
-    rows = [dict(zip(("subject_id", "time", "code", "numeric_value", "other_codes"), fact)) for fact in facts]
+    names = ("subject_id", "time", "code", "numeric_value", "other_codes", "source_value")
+    rows = [dict(zip(names, fact)) for fact in facts]
     table = pl.DataFrame(rows, schema=EVENTS).sort("subject_id", "time", nulls_last=False)
     parents = parents or {}
     codes = [{"code": code, "parent_codes": parents.get(code)} for code in {*table["code"], *parents}]

@@ -251,6 +251,30 @@ def test_predicates_match_parents_values_units_and_demographics(make_events, day
     assert cohort.labelled.filter("boolean_value")["subject_id"].to_list() == [1, 2]
 
 
+def test_bounds_are_in_the_unit_of_the_event(make_events, day):
+    """Glucose of 5 mmol/L is an event of glucose in mg/dL: no bound in mmol/L holds for its number."""
+    moles, grams = "LOINC//14749-6", "LOINC//2345-7"
+    facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2, 3, 4)]
+    facts += [
+        (1, day(2021, 6), grams, 90.0, [moles], 5.0),
+        (2, day(2021, 6), grams, 180.0, [moles], 10.0),
+        (3, day(2021, 6), moles, 10.0),  # as it was written
+        (4, day(2021, 6), grams, None, [moles], 1e7),  # implausible
+    ]
+    events = make_events(facts)
+    window = {**YEARLY.windows["outcome"], "label": "high"}
+    for code, bound, positive in ((moles, 7.0, [3]), (grams, 126.0, [2])):
+        predicates = {"high": {"code": code, "value_min": bound}, "visit": {"code": "VISIT_START//AMB"}}
+        task = TaskConfig(
+            predicates=predicates, trigger="INDEX", every="365 days", windows={**YEARLY.windows, "outcome": window}
+        )
+        labelled = build_cohort(events, task).labelled
+        assert labelled.filter("boolean_value")["subject_id"].unique().sort().to_list() == positive
+    predicates["high"] = {"code": moles}
+    cohort = build_cohort(events, TaskConfig(**{**vars(task), "predicates": predicates}))
+    assert cohort.predicates["high"] == {"events": 4, "subjects": 4}
+
+
 def test_other_codes_count_for_the_event_that_has_them_alone(make_events, day):
     """That one hospital visit was coded in two systems says nothing of other visits with the same first code."""
     facts = [(s, day(2019), "VISIT_START//AMB") for s in (1, 2, 3)]

@@ -79,8 +79,8 @@ def converted(tmp_path: Path):
 
 @pytest.fixture
 def fhir():
-    """Makes resources about one patient, `fhir.mary`."""
-    return SimpleNamespace(mary=MARY, observation=observation, condition=condition, visit=visit)
+    """Makes resources about one patient, `fhir.mary`, and writes NDJSON."""
+    return SimpleNamespace(mary=MARY, observation=observation, condition=condition, visit=visit, write=write_lines)
 
 
 def write_lines(path: Path, *resources: dict | str) -> None:
@@ -98,11 +98,21 @@ def mixed_export(tmp_path: Path, fhir) -> Path:
     visits = [fhir.visit(f"e{n}", **about[n]) for n in range(count)]
     values = [fhir.observation(f"o{n}", **about[n], valueQuantity={"value": n, "unit": "mg/dL"}) for n in range(count)]
     values += [values[3], fhir.observation("orphan", subject={"reference": "Patient/nobody"}), "{broken"]
+    terms = [
+        {
+            "resourceType": "CodeSystem",
+            "id": f"cs{n}",
+            "url": "http://snomed.info/sct",
+            "concept": [{"code": "44054006", "property": [{"code": "parent", "valueCode": f"{n}"}]}],
+        }
+        for n in range(count)
+    ]
     newer = values[5] | {"meta": {"versionId": "2"}, "status": "entered-in-error"}
     folder = tmp_path / "export"
     folder.mkdir()
     write_lines(folder / "Observation.ndjson", *values[::-1], newer, *visits)
     write_lines(folder / "Patient.ndjson", *people)
+    write_lines(folder / "CodeSystem.ndjson", *terms[::-1])
     conditions = [fhir.condition(f"c{n}", **about[n], recordedDate="2020-12") for n in range(count)]
     bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in [*conditions, conditions[0]]]}
     (folder / "conditions.json").write_text(json.dumps(bundle))

@@ -76,8 +76,8 @@ def test_of_several_codings_the_preferred_system_wins_and_the_event_keeps_the_ot
     assert events["Condition/c2"] == ("ICD10CM//E11.65", ["our-codes//8"])
     codes = table(found)
     assert codes["SNOMED//44054006"]["parent_codes"] == []
-    assert codes["ICD10CM//E11.9"]["parent_codes"] == ["ICD10CM//E11"]
-    assert codes["ICD10CM//E11.65"]["parent_codes"] == ["ICD10CM//E11.6"]
+    assert codes["ICD10CM//E11.9"]["parent_codes"] == ["ICD10CM//E11", "CCSR//END002"]
+    assert codes["ICD10CM//E11.65"]["parent_codes"] == ["ICD10CM//E11.6", "CCSR//END003"]
     assert codes["ICD10CM//E11.6"]["parent_codes"] == ["ICD10CM//E11"]
     assert found.events.coverage["codes"]["SNOMED"]["kept"] == 1
 

@@ -25,7 +25,6 @@ def reasons(found, kind):
         ({"issued": "2999-01-01T00:00:00Z"}, "implausible_time"),
         ({"valueQuantity": {"value": "NaN"}}, "bad_value"),
         ({"valueQuantity": {"value": True}}, "bad_value"),
-        ({"valueQuantity": {"value": 1e300}}, "implausible_value"),
         (
             {"code": {"text": "Pulse"}, "subject": [{"reference": "Patient/mary"}, {"reference": "Patient/x"}]},
             "does_not_fit",

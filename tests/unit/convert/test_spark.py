@@ -11,7 +11,6 @@ import pytest
 import zstandard
 
 from ehr_tl.convert import convert
-from ehr_tl.errors import EhrTlError
 
 pytest.importorskip("pyspark", reason="pyspark is not installed")
 if not shutil.which("java"):

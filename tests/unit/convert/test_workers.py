@@ -1,7 +1,6 @@
 """However many processes share the work and wherever an export is cut, the events are the same."""
 
 import json
-from pathlib import Path
 
 import polars as pl
 
@@ -10,13 +9,10 @@ from ehr_tl.convert import convert, engine
 from ehr_tl.fhir import pieces
 
 
-def write(path: Path, *resources: dict | str) -> None:
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in resources]
-    path.write_text("\n".join(lines) + "\n")
-
-
 def test_pieces_and_processes_do_not_show(mixed_export, everything, tmp_path, monkeypatch):
-    whole = everything(convert(mixed_export, "fhir_r4", tmp_path / "whole").folder)
+    events = convert(mixed_export, "fhir_r4", tmp_path / "whole")
+    assert len(events.hierarchy.parents["SNOMED//44054006"]) == 60
+    whole = everything(events.folder)
     monkeypatch.setattr(pieces, "SIZE", 2000)
     monkeypatch.setattr(engine, "_WORTH_SHARING", 0)
     assert everything(convert(mixed_export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
@@ -55,12 +51,12 @@ def test_patients_who_share_an_identifier_are_kept_apart_and_named_by_none(tmp_p
     old = {"link": [{"type": "replaced-by", "other": {"reference": "Patient/a"}}]}
     people = [{"resourceType": "Patient", "id": key, "identifier": number, "gender": "male"} for key in "abc"]
     asks = fhir.observation("asks", subject={"reference": "Patient?identifier=urn:mrn|7"})
-    write(folder / "all.ndjson", *people, asks)
+    fhir.write(folder / "all.ndjson", *people, asks)
     events = convert(folder, "fhir_r4", tmp_path / "events")
     assert events.coverage["patients_sharing_an_identifier"] == 3
     assert events.coverage["resources"]["Observation"]["set_aside"] == {"unknown_patient": 1}
     assert events.subjects.height == 3
-    write(folder / "all.ndjson", people[0], people[1] | old, asks)  # one person: nothing is shared
+    fhir.write(folder / "all.ndjson", people[0], people[1] | old, asks)  # one person: nothing is shared
     events = convert(folder, "fhir_r4", tmp_path / "events")
     assert events.coverage["patients_sharing_an_identifier"] == 0
     assert events.coverage["resources"]["Observation"]["used"] == 1

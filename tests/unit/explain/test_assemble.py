@@ -9,6 +9,7 @@ import pytest
 from ehr_tl import schema
 from ehr_tl.events import Events, ExportInfo
 from ehr_tl.explain import assemble, check_additivity
+from ehr_tl.explain.words import phrase
 from ehr_tl.files import write_json
 from ehr_tl.models.base import PARTS, Attribution
 
@@ -82,6 +83,19 @@ def test_a_part_shows_the_last_event_at_or_before_the_prediction(events, rows):
     assert (part["resource_id"], part["unit"], part["time"]) == ("Observation/b", "%", JUNE)
     assert part["numeric_value"] == pytest.approx(8.1)
     assert part["description"] == "Hemoglobin A1c"
+
+
+def test_a_value_that_was_not_believed_is_shown_as_it_was_written(tmp_path, events, rows):
+    fever = event(1, JUNE, "LOINC//8310-5", None, "Observation/fever")
+    fever |= {"source_value": 370.0, "source_unit": "Cel", "value_flag": "implausible"}
+    pl.DataFrame([fever], schema=schema.EVENTS).write_parquet(tmp_path / "data" / "1.parquet")
+    code = {"code": "LOINC//8310-5", "description": "Body temperature", "parent_codes": []}
+    codes = pl.concat([events.codes, pl.DataFrame([code], schema=schema.CODES)])
+    codes.write_parquet(tmp_path / "metadata" / "codes.parquet")
+    found = assemble({"blend": attribution((0, "feature", "LOINC//8310-5", 0.5))}, Events(tmp_path), rows)
+    part = line(found, "LOINC//8310-5")
+    assert (part["numeric_value"], part["resource_id"]) == (None, "Observation/fever")
+    assert phrase(part) == "Body temperature 370 Cel, taken for implausible (2020-06-01)"
 
 
 def test_a_parent_shows_an_event_below_it(events, rows):

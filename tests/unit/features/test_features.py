@@ -117,6 +117,22 @@ def test_a_measured_zero_is_not_a_missing_value(write_events):
     assert dense[1, last] == 0
 
 
+def test_an_event_without_its_number_counts_and_leaves_the_statistics_alone(write_events):
+    """A value that was flagged as implausible has no number."""
+    later = START + timedelta(days=1)
+    events = write_events([(1, START, "LAB", 5.0, "mg"), (1, later, "LAB", None, None), (2, START, "LAB", None, None)])
+    rows = pl.DataFrame({"subject_id": [1, 2], "prediction_time": [later, later]})
+    built = features.build(events, rows, (30,))
+    statistic = built.columns["statistic"].to_list()
+    dense = built.matrix.toarray()
+    for name in ("last", "min", "max", "mean"):
+        for column in (i for i, each in enumerate(statistic) if each == name):
+            assert dense[0, column] == 5
+            assert dense[1, column] == 0  # not measured
+    counts = [i for i, each in enumerate(statistic) if each == "count"]
+    assert counts and all(dense[0, i] == 2 and dense[1, i] == 1 for i in counts)
+
+
 def test_take_follows_the_columns_asked_for(write_events):
     facts = random_facts(1)
     built = features.build(write_events(facts, PARENTS), rows_for(facts, 1), WINDOWS)

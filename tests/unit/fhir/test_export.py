@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ehr_tl.errors import ExportError
 from ehr_tl.fhir import blocks, export
-from ehr_tl.fhir.export import FAULTS, open_export
+from ehr_tl.fhir.export import FAULTS, UNFINISHED, open_export
 
 
 def patient(number):
@@ -171,7 +171,7 @@ def test_a_zip_that_climbs_out_is_refused(tmp_path, name):
 
 
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_BOMB_SIZE", 1 << 20)
+    monkeypatch.setattr(blocks, "_BOMB_SIZE", 1 << 20)
     with pytest.raises(ExportError, match="from almost nothing"):
         open_export(zipped(tmp_path / "a.zip", {"x.ndjson": bytes(2 << 20)}))
 
@@ -199,16 +199,42 @@ def test_a_manifest_says_when_the_export_was_made(tmp_path):
     assert [what for what, _, _ in read(tmp_path)] == ["p9", "p0"]
 
 
+@pytest.mark.parametrize("place", ["", "below/"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_still_being_fetched_is_no_export(tmp_path, place, packed):
+    files = {"Patient.ndjson": b'{"resourceType":"Patient","id":"a"}\n', f"{place}{UNFINISHED}": b"{}"}
+    if packed:
+        with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=r"not whole.*ehr-tl fetch"):
+        open_export(tmp_path)
+
+
+def test_what_a_bulk_data_client_lays_down_beside_the_resources_is_left_alone(tmp_path):
+    aside = ("deleted/Bundle.001.ndjson", "error/OperationOutcome.ndjson.gz")
+    for name in ("Patient.ndjson", "error/Patient.ndjson", *aside):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'{"resourceType":"Patient","id":"a"}\n')
+    opened = open_export(tmp_path)
+    assert [file.name for file in opened.files] == ["Patient.ndjson", "error/Patient.ndjson"]
+    assert opened.ignored == aside
+
+
 def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(ExportError, match="no export at"):
         open_export(tmp_path / "absent")
     with pytest.raises(ExportError, match="is empty"):
         open_export(tmp_path)
-    (tmp_path / "x.csv").write_text("a,b")
-    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
+    (tmp_path / "x.docx").write_text("a,b")
+    with pytest.raises(ExportError, match=r"files found: 1 \.docx"):
         open_export(tmp_path)
-    with pytest.raises(ExportError, match=r"files found: 1 \.csv"):
-        open_export(tmp_path / "x.csv")
+    with pytest.raises(ExportError, match=r"files found: 1 \.docx"):
+        open_export(tmp_path / "x.docx")
     (tmp_path / "x.ndjson").write_text("")
     with pytest.raises(ExportError, match="all of them are empty"):
         open_export(tmp_path)

@@ -12,6 +12,7 @@ from ehr_tl.evaluate import FROM_SCRATCH, evaluate
 from ehr_tl.evaluate.metrics import sigmoid
 from ehr_tl.events import ExportInfo
 from ehr_tl.report import ReportInputs
+from ehr_tl.tokens.familiarity import Familiarity
 
 NOW = datetime(2026, 11, 1)
 YEARS = 7
@@ -130,7 +131,34 @@ COVERAGE = {
         "SNOMED": {"kept": 31_000, "mapped": 1_200, "unmapped": 0},
         "LOCAL": {"kept": 0, "mapped": 0, "unmapped": 340},
     },
+    "rows": {"Observation": 300_000, "Encounter": 99_500, "Condition": 11_300, "Patient": 450},
+    "dates": {
+        "first": "1999-05-03",
+        "last": "2026-11-01",
+        "years": {"1999": 10, "2025": 300_000, "2026": 110_534},
+        "undated": 353,
+        "births": 353,
+    },
+    "unmapped": {
+        "LOCAL": {
+            "codes": 3,
+            "times": 340,
+            "common": [{"code": "LOCAL//17", "name": "Ward round", "times": 330, "subjects": 60}],
+        }
+    },
+    "ignored_files": ["notes.pdf"],
+    "patients_sharing_an_identifier": 0,
 }
+
+LEVELS = {"exactly": 70, "related": 20, "unknown": 10}
+FAMILIARITY = Familiarity(
+    checkpoint="synthea_small",
+    events=LEVELS,
+    codes=LEVELS,
+    subjects={"half_or_more": 340, "less": 10, "none": 3},
+    systems={"LOINC": LEVELS},
+    missing=[{"code": "LOCAL//17", "events": 10, "subjects": 9}],
+)
 
 MANIFEST = {
     "environment": {"ehr_tl": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0", "lightgbm": "4.7.0"}},
@@ -178,6 +206,7 @@ def run_results(subjects=350, seed=0, **export):
         subjects=ids,
         manifest=MANIFEST,
         version="0.1.0+3f9a2c1d",
+        familiarity=FAMILIARITY,
     )
 
 
