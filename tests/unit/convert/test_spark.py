@@ -1,8 +1,11 @@
 """Spark makes the same files as the processes of one machine."""
 
 import gzip
+import http
 import json
+import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -10,24 +13,33 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ehr_tl.convert import convert
+from ehr_tl.convert import convert, spark
+from ehr_tl.convert.adapter import load_adapter
+from ehr_tl.convert.hadoop import Place, open_remote
+from ehr_tl.errors import AdapterError, ExportError, RunError
+from ehr_tl.fhir.export import open_export
 
 pytest.importorskip("pyspark", reason="pyspark is not installed")
-if not shutil.which("java"):
-    pytest.skip("Java is not there", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def session():
     """Two workers; blocks so small that every file has several."""
-    import os
-
+    if not shutil.which("java"):
+        pytest.skip("Java is not there")
     from pyspark.sql import SparkSession
 
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    builder = builder.config("spark.log.level", "OFF").config("spark.sql.files.maxPartitionBytes", "3000")
-    session = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.files.maxPartitionBytes": "5000",
+    }
+    builder = SparkSession.builder.master("local[2]")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
     yield session
     session.stop()
 
@@ -58,12 +70,88 @@ def export(mixed_export, fhir) -> Path:
     return folder
 
 
-def test_spark_and_one_machine_write_the_same(export, session, everything, tmp_path):
-    options = {"keep_quarantined": True}
-    here = everything(convert(export, "fhir_r4", tmp_path / "here", **options).folder)
-    there = everything(convert(export, "fhir_r4", tmp_path / "there", engine="spark", **options).folder)
+@pytest.mark.parametrize("place", ["on this machine", "elsewhere"])
+def test_spark_and_one_machine_write_the_same(export, session, everything, tmp_path, monkeypatch, place):
+    here = everything(convert(export, "fhir_r4", tmp_path / "here", keep_quarantined=True).folder)
+    if place == "elsewhere":  # then Hadoop lists the files, and none is opened by its path
+        monkeypatch.setattr(spark, "place", lambda session, path: Place(f"file:{path}", None))
+    events = convert(export, "fhir_r4", tmp_path / "there", engine="spark", keep_quarantined=True)
+    there = everything(events.folder)
     assert there.keys() == here.keys()
     assert {name for name in here if here[name] != there[name]} == set()
-    quarantine = [json.loads(line) for line in here["quarantine.ndjson"].splitlines()]
-    assert {"truncated_file", "not_json", "repeated", "unknown_patient"} <= {one["reason"] for one in quarantine}
-    assert session.range(3).count() == 3  # a session that was there stays
+    reasons = {json.loads(line)["reason"] for line in here["quarantine.ndjson"].splitlines()}
+    assert {"truncated_file", "not_json", "repeated", "unknown_patient"} <= reasons
+    assert session.conf.get("spark.sql.files.maxPartitionBytes") == "5000"
+    assert session.range(3).count() == 3  # a session that was there stays as it was
+
+
+def test_hadoop_shows_the_same_files(export, session):
+    ours, theirs = open_export(export), open_remote(session, f"file:{export}")
+    assert [(file.name, file.size, file.member) for file in theirs.files] == [
+        (file.name, file.size, file.member) for file in ours.files
+    ]
+    assert (theirs.ignored, theirs.transaction_time) == (ours.ignored, ours.transaction_time)
+    assert list(theirs.read()) == list(ours.read())
+
+
+def test_what_a_resource_says_is_in_no_error(session, tmp_path, fhir):
+    (tmp_path / "export").mkdir()
+    fhir.write(tmp_path / "export" / "all.ndjson", fhir.mary | {"id": "canary"})
+    with (
+        pytest.raises(RunError, match=r"ValueError in enum\.py") as caught,
+        spark.spark(tmp_path / "export", load_adapter("fhir_r4")) as engine,
+    ):
+        list(engine.map("Work that fails", http.HTTPStatus))  # whose error shows what it was given
+    assert "canary" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_files_that_spark_hides_are_not_lost(session, tmp_path, fhir):
+    (tmp_path / "export" / "_new").mkdir(parents=True)
+    fhir.write(tmp_path / "export" / "_new" / "all.ndjson", fhir.mary)
+    with pytest.raises(ExportError, match="1 files that Spark does not read"):
+        convert(tmp_path / "export", "fhir_r4", tmp_path / "events", engine="spark")
+    assert not (tmp_path / "events").exists()
+
+
+def test_a_session_of_our_own_is_quiet_and_makes_the_same(tmp_path, fhir, everything):
+    if not shutil.which("java"):
+        pytest.skip("Java is not there")
+    (tmp_path / "export").mkdir()
+    fhir.write(tmp_path / "export" / "all.ndjson", fhir.mary, fhir.observation(), fhir.visit(), "{canary")
+    done = _command(tmp_path, MASTER="local[1]")
+    assert done.returncode == 0, done.stderr
+    assert "Observation" in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+    (tmp_path / "events" / "coverage.html").unlink()
+    here = convert(tmp_path / "export", "fhir_r4", tmp_path / "here")
+    assert everything(tmp_path / "events") == everything(here.folder)
+
+
+def test_without_java_it_is_said_what_to_install(tmp_path, fhir):
+    (tmp_path / "export").mkdir()
+    fhir.write(tmp_path / "export" / "all.ndjson", fhir.mary)
+    done = _command(tmp_path, PATH="", JAVA_HOME="")
+    assert done.returncode == 2
+    assert "Java 17" in done.stderr
+
+
+def test_without_pyspark_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"ehr_tl\[spark\]"):
+        convert(tmp_path, "fhir_r4", tmp_path / "events", engine="spark")
+
+
+def test_what_spark_cannot_be_asked(tmp_path):
+    with pytest.raises(RunError, match="no engine 'ray'"):
+        convert(tmp_path, "fhir_r4", tmp_path / "events", engine="ray")
+    with pytest.raises(RunError, match="threads"):
+        convert(tmp_path, "fhir_r4", tmp_path / "events", engine="spark", threads=2)
+    with pytest.raises(AdapterError, match="tables"):
+        convert(tmp_path, "omop", tmp_path / "events", engine="spark")
+
+
+def _command(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    code = "from ehr_tl.cli.main import main; main()"
+    options = ["--adapter", "fhir_r4", "--out", "events", "--engine", "spark"]
+    command = [sys.executable, "-c", code, "convert", "export", *options]
+    return subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
