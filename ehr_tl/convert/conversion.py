@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from ehr_tl.fhir.export import Export, masked
 from ehr_tl.files import whole, write_json
 from ehr_tl.progress import log
 
+_URI = re.compile(r"([A-Za-z][\w+.-]+):/+")
+
 
 def convert(
     export: str | Path | Export,
@@ -51,7 +54,7 @@ def convert(
     Args:
         export: A folder, zip or file, or an opened export; with Spark also a URI that Spark can read.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
-        out: Events folder to write; an older one is replaced, whole or not at all.
+        out: Events folder to write; an older one is replaced, whole or not at all. With Spark all machines share it.
         concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
             adapter's own.
         engine: Who does the work: processes of this machine, or Apache Spark (see `ehr_tl.convert.spark`).
@@ -66,7 +69,7 @@ def convert(
         AdapterError: The adapter or a map is wrong.
         RunError: `out` holds something else than events; or Spark is not there, or fails.
     """
-    out = Path(out)
+    out = _folder(out)
     if out.exists() and not (out / "metadata" / "export.json").is_file() and (out.is_file() or any(out.iterdir())):
         raise RunError(
             f"{out} is there and holds no events; it is not replaced",
@@ -81,6 +84,20 @@ def convert(
             (folder / "metadata").mkdir()
             _Conversion(running, adapter, folder).run(keep_quarantined)
     return Events(out)
+
+
+def _folder(out: str | Path) -> Path:
+    """A folder, which may be named by a `file:` URI (as Spark takes it: without escapes)."""
+    uri = _URI.match(str(out))
+    if uri is None:
+        return Path(out)
+    if uri[1].lower() != "file":
+        raise RunError(
+            f"Events are written to a folder, and {uri[1]}: is none",
+            expected="a folder on disk, with Spark one that all machines share",
+            fix="write to such a folder, and copy it when it is whole",
+        )
+    return Path("/", str(out)[uri.end() :])
 
 
 class _Conversion:

@@ -215,7 +215,11 @@ def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
         ExportError: None of them is of use, or not all were fetched.
     """
     files, tables, ignored, times = [], [], [], []
-    for file in sorted(found, key=lambda file: file.name):
+    try:
+        found = sorted(found, key=lambda file: file.name)
+    except OSError as error:
+        raise _refuse(error) from None
+    for file in found:
         name = PurePosixPath(file.name).name
         if name == UNFINISHED:
             raise _unfinished(path)
@@ -296,7 +300,7 @@ def _text(name: str) -> str:
 
 
 def _fail(error: OSError) -> NoReturn:
-    raise _refuse(error) from None
+    raise error
 
 
 def _refuse(error: OSError) -> ExportError:
@@ -329,8 +333,8 @@ def expand(file: ExportFile, shown: str, archive: Callable[[], zipfile.ZipFile])
         return
     try:
         members = archive().infolist()
-    except PermissionError as error:
-        raise _refuse(error) from None
+    except PermissionError:
+        raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise ExportError(
             f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
@@ -346,7 +350,7 @@ def expand(file: ExportFile, shown: str, archive: Callable[[], zipfile.ZipFile])
             taken[member.filename] += 1
             number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
             inside = member.filename.encode(errors="backslashreplace").decode()
-            yield replace(file, name=f"{file.name}/{inside}{number}", size=member.compress_size, member=place)
+            yield replace(file, name=f"{file.name}{number}/{inside}", size=member.compress_size, member=place)
 
 
 def opened_member(archive: zipfile.ZipFile, member: int) -> BinaryIO:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import orjson
 
-from ehr_tl.fhir.blocks import Unreadable, document
+from ehr_tl.fhir.blocks import Unreadable, document, lines
 
 #: Bytes of text in a piece, about.
 SIZE = 4 << 20
@@ -111,10 +112,18 @@ def line_pieces(file: str, lines: Iterable[bytes | None], number: int = 0, first
         yield Piece(file, number, first, texts, fault=fault)
 
 
-def document_pieces(file: str, content: Iterable[bytes]) -> Iterator[Piece]:
-    """A Bundle's entries in pieces; a document that is no Bundle, or broken, is one text."""
+def document_pieces(file: str, content: Iterator[bytes]) -> Iterator[Piece]:
+    """A Bundle's entries in pieces; a document that is no Bundle, or broken, is one text.
+
+    NDJSON that is named as a document, as Spark does, is known by its first line.
+    """
     try:
-        text = document(iter(content)).removeprefix(BOM)
+        first = next(content, b"")
+        content = chain([first], content)
+        if _is_lines(first):
+            yield from line_pieces(file, lines(content))
+            return
+        text = document(content).removeprefix(BOM)
     except Unreadable as error:
         yield Piece(file, 0, 1, [], fault=error.reason)
         return
@@ -134,6 +143,16 @@ def document_pieces(file: str, content: Iterable[bytes]) -> Iterator[Piece]:
             number, first, size, texts, urls = number + 1, first + len(texts), 0, [], []
     if texts:
         yield Piece(file, number, first, texts, urls)
+
+
+def _is_lines(block: bytes) -> bool:
+    """Whether the first line is a whole resource, and others follow."""
+    line, _, more = block.partition(b"\n")
+    try:
+        value = orjson.loads(line.removeprefix(BOM)) if more.strip() else None
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "resourceType" in value
 
 
 class _Entry(msgspec.Struct):

@@ -85,6 +85,18 @@ def test_spark_and_one_machine_write_the_same(export, session, everything, tmp_p
     assert session.range(3).count() == 3  # a session that was there stays as it was
 
 
+def test_uris_and_a_zip_alone(session, tmp_path, fhir, everything):
+    fhir.write(tmp_path / "all.ndjson", fhir.mary, fhir.observation(), fhir.visit())
+    with zipfile.ZipFile(tmp_path / "an export.zip", "w") as archive:
+        archive.write(tmp_path / "all.ndjson", "inside/all.ndjson")
+    here = convert(tmp_path / "an export.zip", "fhir_r4", tmp_path / "here")
+    events = convert(f"file://{tmp_path}/an export.zip", "fhir_r4", f"file://{tmp_path}/there", engine="spark")
+    assert events.folder == tmp_path / "there"
+    assert everything(events.folder) == everything(here.folder)
+    with pytest.raises(RunError, match="s3a: is none"):
+        convert(tmp_path / "an export.zip", "fhir_r4", "s3a://bucket/events", engine="spark")
+
+
 def test_hadoop_shows_the_same_files(export, session):
     ours, theirs = open_export(export), open_remote(session, f"file:{export}")
     assert [(file.name, file.size, file.member) for file in theirs.files] == [

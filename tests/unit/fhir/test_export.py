@@ -2,7 +2,9 @@ import gzip
 import io
 import json
 import os
+import traceback
 import zipfile
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -82,6 +84,14 @@ def test_bundles_single_resources_and_zips_of_both(tmp_path):
     opened = open_export(tmp_path)
     assert opened.ignored == ("all.zip/__MACOSX/._a.json",)
     assert {r.resource["id"]: r.full_url for r in opened.read()}["p3"] == "urn:uuid:p3"
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_lines_in_a_file_that_is_named_as_a_document(tmp_path, ending):
+    """As Spark names them."""
+    content = b"\xef\xbb\xbf" + ndjson(2) + b"{oops\n" + json.dumps(bundle(patient(2))).encode()
+    (tmp_path / f"part-00000.json{ending}").write_bytes(PACKERS[ending](content))
+    assert [(what, line) for what, _, line in read(tmp_path)] == [("p0", 1), ("p1", 2), ("not_json", 3), ("p2", 4)]
 
 
 def test_lines_that_are_no_resource_are_told_apart(tmp_path):
@@ -176,6 +186,52 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
         open_export(zipped(tmp_path / "a.zip", {"x.ndjson": bytes(2 << 20)}))
 
 
+def test_many_small_bombs_in_one_zip_are_refused(tmp_path, monkeypatch):
+    """None of them is large by itself."""
+    monkeypatch.setattr(blocks, "_BOMB_SIZE", 1 << 20)
+    with pytest.raises(ExportError, match="would unpack to 16 MiB from almost nothing"):
+        open_export(zipped(tmp_path / "a.zip", {f"{n}.ndjson": bytes(1 << 19) for n in range(32)}))
+
+
+@pytest.mark.parametrize("ending", [".ndjson.gz", ".json.gz", ".ndjson.zst", ".json.zst"])
+def test_a_bomb_of_another_kind_is_not_unpacked(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(blocks, "_BOMB_SIZE", 1 << 20)
+    monkeypatch.setattr(blocks, "LARGEST", 1 << 30)
+    (tmp_path / f"a{ending}").write_bytes(PACKERS[Path(ending).suffix](ndjson(1) + bytes(8 << 20)))
+    (tmp_path / "b.ndjson").write_bytes(ndjson(1))
+    found = read(tmp_path)
+    assert found[-1] == ("p0", "b.ndjson", 1)
+    assert [what for what, file, _ in found if file[0] == "a" and what in FAULTS] == ["bomb"]
+
+
+def test_records_that_pack_well_are_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_BOMB_SIZE", 1 << 20)
+    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(ndjson(20_000)))
+    assert len(read(tmp_path)) == 20_000
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "//", "a/", "\udcff.ndjson", "x" * 300 + ".ndjson"])
+def test_odd_names_in_a_zip(tmp_path, name):
+    """Python writes none of them by itself: they are put in the place of another."""
+    written = name.encode(errors="surrogateescape")
+    raw = zipped(tmp_path / "a.zip", {"N" * len(written) or "N": ndjson(1)}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(raw.replace(b"N" * len(written) or b"N", written or b"\0"))
+    (tmp_path / "b.ndjson").write_bytes(ndjson(1))
+    try:
+        found = read(tmp_path)
+    except ExportError as error:
+        assert "a member whose name leads out" in str(error) and name.startswith("/")
+    else:
+        assert found[-1] == ("p0", "b.ndjson", 1) and len(found) == 1 + name.endswith(".ndjson")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x05\x06" + bytes(18)])
+def test_a_zip_of_nothing_is_an_error(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(ExportError, match=r"a\.zip"):
+        open_export(tmp_path / "a.zip")
+
+
 def test_a_line_or_document_without_end_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "LARGEST", 1 << 21)
     (tmp_path / "x.ndjson").write_bytes(ndjson(1) + b" " * (5 << 20) + b"\n" + ndjson(1, first=1))
@@ -259,21 +315,24 @@ def test_what_is_no_file_is_named_and_left_alone(tmp_path):
     assert found.ignored == ("gone.ndjson", "linked", "pipe.ndjson")
 
 
-@pytest.mark.parametrize("method", ["scandir", "open"])
+@pytest.mark.parametrize("method", ["scandir", "open", "stat"])
 def test_what_may_not_be_read_is_an_error(tmp_path, monkeypatch, method):
-    """It would be missing without a word else."""
+    """It would be missing without a word else. Which file it is, it may be named after a patient, is not said."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.ndjson").write_bytes(ndjson(1))
-    target, usual = (os, os.scandir) if method == "scandir" else (export.Path, export.Path.open)
+    target = os if method == "scandir" else export.Path
+    usual = getattr(target, method)
 
-    def forbidden(path, *arguments):
+    def forbidden(path, *arguments, **options):
         if "folder" in str(path):
             raise PermissionError(13, "Permission denied", str(path))
-        return usual(path, *arguments)
+        return usual(path, *arguments, **options)
 
     monkeypatch.setattr(target, method, forbidden)
-    with pytest.raises(ExportError, match=r"folder.* cannot be opened \(Permission denied\)"):
+    with pytest.raises(ExportError, match=r"cannot be opened \(Permission denied\)") as refused:
         list(open_export(tmp_path).read())
+    shown = "".join(traceback.format_exception(refused.value))
+    assert str(tmp_path / "folder") not in shown and "x.ndjson" not in shown
 
 
 def test_no_message_tells_how_files_are_named(tmp_path):
