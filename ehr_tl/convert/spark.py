@@ -223,7 +223,7 @@ def _check_readable(export: Export) -> None:
         raise ExportError(
             f"{export.path} holds {len(large):,} packed files or Bundles of more than 2 GiB",
             expected="smaller ones, or plain NDJSON of any size",
-            fix="unpack them, or convert with --engine local",
+            fix="unpack them, name NDJSON so, or convert with --engine local",
         )
 
 

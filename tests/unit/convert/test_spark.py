@@ -3,6 +3,7 @@
 import gzip
 import http
 import json
+import operator
 import os
 import shutil
 import subprocess
@@ -115,6 +116,27 @@ def test_what_a_resource_says_is_in_no_error(session, tmp_path, fhir):
     ):
         list(engine.map("Work that fails", http.HTTPStatus))  # whose error shows what it was given
     assert "canary" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_an_export_that_changes_is_noticed(session, tmp_path, fhir):
+    (tmp_path / "export").mkdir()
+    for name in "ab":
+        fhir.write(tmp_path / "export" / f"{name}.ndjson", fhir.mary)
+    adapter, pieces = load_adapter("fhir_r4"), operator.attrgetter("file", "first", "texts")
+    with (
+        pytest.raises(RunError, match="other lines the second time"),
+        spark.spark(tmp_path / "export", adapter) as engine,
+    ):
+        assert [file for file, _, _ in engine.map("First", pieces)] == ["a.ndjson", "b.ndjson"]
+        with (tmp_path / "export" / "a.ndjson").open("a") as file:
+            file.write("{}\n")
+        list(engine.map("Second", pieces))
+    with (
+        pytest.raises(RunError, match="nothing of 1 of the export's 2 files"),
+        spark.spark(tmp_path / "export", adapter) as engine,
+    ):
+        (tmp_path / "export" / "b.ndjson").unlink()
+        list(engine.map("First", pieces))
 
 
 def test_files_that_spark_hides_are_not_lost(session, tmp_path, fhir):
