@@ -60,7 +60,7 @@ def _walk(session: SparkSession, uri: str) -> Iterator[ExportFile]:
     while found.hasNext():
         status = found.next()
         path = status.getPath().toString()
-        name = path.removeprefix(f"{uri}/") if path != uri else PurePosixPath(uri).name
+        name = path.removeprefix(f"{uri.rstrip('/')}/") if path != uri else PurePosixPath(uri).name
         opener = partial(_open, session, path)
         file = OpenedFile(Path(path), name, status.getLen(), opener=opener)
         archive = cache(lambda opener=opener: ZipFile(opener()))

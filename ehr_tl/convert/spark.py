@@ -122,22 +122,19 @@ class Spark:
 
     def _read(self, work: Callable[..., worker.Batches], columns: worker.Columns, *more: Any) -> DataFrame:
         """The rows that `work` makes of the export's."""
-        reader = self.session.read.option("recursiveFileLookup", "true")
-        uri = re.sub(r"([*?\[\]{}\\])", r"\\\1", self.uri)
-        lines = reader.option("pathGlobFilter", _pattern(_LINES)).option("lineSep", "\n").text(uri)
-        lines = lines.selectExpr(
+        lines = self._load("text", _LINES, lineSep="\n").selectExpr(
             "_metadata.file_path AS path", "_metadata.file_block_start AS start", "CAST(value AS binary) AS value"
         )
-        files = (
-            reader.option("pathGlobFilter", _pattern(_FILES))
-            .format("binaryFile")
-            .load(uri)
-            .where(f"length <= {_LARGEST}")
-        )
+        files = self._load("binaryFile", _FILES).where(f"length <= {_LARGEST}")
         files = files.selectExpr("_metadata.file_path AS path", "content")
         kinds = worker.ddl(columns)
         made = lines.mapInArrow(partial(work, worker.from_lines, *more), kinds)
         return made.unionAll(files.mapInArrow(partial(work, worker.from_files, *more), kinds))
+
+    def _load(self, kind: str, endings: Iterable[str], **options: str) -> DataFrame:
+        literally = re.sub(r"([*?\[\]{}\\])", r"\\\1", self.uri)
+        options |= {"recursiveFileLookup": "true", "pathGlobFilter": _pattern(endings)}
+        return self.session.read.load(literally, kind, **options)
 
     def _in_order(self, rows: DataFrame, only: Collection[PieceKey] | None) -> Iterator[Any]:
         """What the rows of `worker.RESULTS` hold."""

@@ -88,7 +88,7 @@ class Layout:
     def at(self, path: str) -> list[ExportFile]:
         """What is read of the file at a path that Spark gives; nothing where it does not belong to the export."""
         path = unquote(path)
-        name = path.rpartition("/")[2] if path == self.root else path.removeprefix(f"{self.root}/")
+        name = path.rpartition("/")[2] if path == self.root else path.removeprefix(f"{self.root.rstrip('/')}/")
         return self.files.get(name, [])
 
 
