@@ -1,11 +1,9 @@
 """What ConceptMaps make of a code: equivalence, chains, several targets, precedence, circles, faults."""
 
-import io
 import json
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from ehr_tl.convert import convert, load_adapter
 from ehr_tl.convert.concept_maps import ConceptMaps
@@ -310,40 +308,3 @@ def test_an_empty_folder_of_maps_is_an_error(tmp_path):
     for given in (tmp_path, ""):
         with pytest.raises(AdapterError, match=r"holds no|is empty"):
             load_adapter("fhir_r4", [given])
-
-
-# --- a hospital whose truth is known ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_truth_of_the_hospital_with_local_codes(data, tmp_path):
-    """Codes by what the maps say of them. Panels, whose components are the events, are counted from the export."""
-    truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())
-    folder = tmp_path / "local"
-    folder.mkdir()
-    (folder / "adapter.yaml").write_text("name: local\ntitle: Local\nextends: fhir_r4\n")
-    given = data / "synthea" / "target_local_maps"
-    events = convert(data / "synthea" / "target_local", folder, tmp_path / "events", [given])
-    said = {
-        system: {outcome: found[outcome]["codes"] for outcome in ("mapped", "unmatched", "absent")}
-        for system, found in events.coverage["concept_maps"].items()
-    }
-    assert said["diagnosis"] == truth["concept_map_diagnosis"]
-    singles, panels = set(), set()
-    packed = data / "synthea" / "target_local" / "Observation.ndjson.zst"
-    with packed.open("rb") as stream:
-        for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream)):
-            try:
-                resource = json.loads(line)
-            except ValueError:
-                continue
-            parts = resource.get("component", [])
-            codings = [coding["code"] for coding in resource.get("code", {}).get("coding", [])]
-            (panels if parts else singles).update(codings)
-            singles.update(part["code"]["coding"][0]["code"] for part in parts)
-    (element,) = (each["element"] for each in json.loads((given / "ConceptMap-observation.json").read_text())["group"])
-    listed = {each["code"]: each["target"][0]["equivalence"] for each in element}
-    for panel in panels - singles:
-        outcome = {None: "absent", "unmatched": "unmatched"}.get(listed.get(panel), "mapped")
-        said["observation"][outcome] += 1
-    assert said["observation"] == truth["concept_map_observation"]

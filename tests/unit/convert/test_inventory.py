@@ -29,13 +29,6 @@ def test_adds_up_to_what_conversion_counted(case, tmp_path):
     adds_up(convert(case, case.parents[2], tmp_path / "events").coverage)
 
 
-def test_adds_up_for_a_hospital_with_codes_of_its_own(data, tmp_path):
-    coverage = convert(data / "synthea" / "target_local", "example_local", tmp_path / "events").coverage
-    adds_up(coverage)
-    truth = json.loads((data / "synthea" / "target_local_truth.json").read_text())["concept_map_diagnosis"]
-    assert coverage["unmapped"]["HospitalDiagnosis"]["codes"] == truth["unmatched"] + truth["absent"]
-
-
 def people(number):
     return [{"resourceType": "Patient", "id": f"p{i}", "birthDate": "1950-02-01"} for i in range(number)]
 
