@@ -17,7 +17,7 @@ TOKEN = "EHR_TL_BEARER_TOKEN"
 
 def register(app: typer.Typer) -> None:
     app.command(
-        short_help="A FHIR server's Bulk Data export, to a folder.",
+        short_help="A FHIR server's Bulk Data export to a folder.",
         epilog="Example: ehr-tl fetch https://fhir.hospital.example/r4 --group 7 --client-id ehr-tl --key key.jwk "
         "--out export",
     )(fetch)
@@ -54,7 +54,7 @@ def fetch(
         bool, typer.Option("--accept-errors", help="Take the export though the server tells of errors.")
     ] = False,
 ) -> None:
-    """A FHIR server's Bulk Data export, to a folder that doctor and convert read; after a break, run it again."""
+    """A FHIR server's Bulk Data export to a folder.that doctor and convert read; after a break, run it again."""
     from ehr_tl.fetch import fetch as fetch_export
 
     fetched = fetch_export(

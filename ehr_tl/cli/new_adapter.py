@@ -135,7 +135,7 @@ def _tables_of(parent: str) -> str:
     """What the manifest of an adapter, or of one that it extends, says of tables, with its comments."""
     folder = adapter_folder(parent)
     text = (folder / "adapter.yaml").read_text(encoding="utf-8")
-    found = re.search(r"(^#.*\n)*^tables:.*\n(?:(?:[ #].*)?\n)*", text, re.MULTILINE)
+    found = re.search(r"(^#.*\n)*^tables:.*\n(?:(?: .*)?\n)*", text, re.MULTILINE)
     if found:
         return found[0].rstrip() + "\n"
     extends = load_adapter(parent).manifest.extends

@@ -12,7 +12,7 @@ import polars as pl
 from ehr_tl import schema
 from ehr_tl.concepts import TEXT
 from ehr_tl.convert.adapter import Adapter
-from ehr_tl.convert.concept_maps import Key, Target
+from ehr_tl.convert.concept_maps import Target
 from ehr_tl.convert.hierarchies import look_up
 from ehr_tl.convert.terminology import Terminology
 
@@ -91,9 +91,8 @@ class _Candidate(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-    """A target of ConceptMaps: key, short name of its system, code as events write it, whether it is standard."""
+    """A target of ConceptMaps: short name of its system, code as events write it, whether it is standard."""
 
-    key: Key
     system: str
     code: str
     standard: bool
@@ -190,13 +189,15 @@ class Codes:
         candidates: list[_Candidate] = []
         asked: list[Asked] = []
         said: list[tuple[str | None, str]] = []
+        displays: list[tuple[str, str]] = []
         for place, (system, code, display) in enumerate(codings):
             name, own, standard = self._written(self._naming.url(system), code, bare)
             # "deceased" is a disposition where dispositions are read, and nowhere else.
             found = self._maps.find(system, code, self._roles - {self._naming.url(bare)})
             targets = self._ranked(found.targets, bare) if found else []
             candidates += self._candidates(place, name, own, standard, display or text, targets)
-            said += [(system, code), *(each.key for each in targets)]
+            said += [(system, code), *(each.target.key for each in targets)]
+            displays += [(own, display)] if display else []
             if found:
                 outcome = "mapped" if targets else "unmatched" if found.listed else "absent"
                 asked.append(Asked(name, own, outcome, targets[0].code if targets else None))
@@ -225,11 +226,7 @@ class Codes:
             (candidates[0].count,),
             tuple(descriptions.items()),
             tuple(above.items()),
-            displays=tuple(
-                (self._written(self._naming.url(system), code, bare)[1], display)
-                for system, code, display in codings
-                if display
-            ),
+            displays=tuple(displays),
             nothing_known=any(_listed(self._nothing, *each) for each in said),
             denies=any(_listed(self._denials, *each) for each in said),
             asked=tuple(asked),
@@ -242,7 +239,7 @@ class Codes:
         lies on the way; then the manifest's order of systems counts, then the order of the maps.
         """
         ranked = [
-            _Ranked(target.key, *self._written(*target.key, bare), target)
+            _Ranked(*self._written(*target.key, bare), target)
             for target in targets
             if not _listed(self._no_code, *target.key)
         ]

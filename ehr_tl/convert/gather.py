@@ -19,6 +19,7 @@ from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.index import DRUG, PATIENT, VISIT, Index, Links, Version, version
 from ehr_tl.fhir.pieces import Piece, Read
+from ehr_tl.fhir.views import element
 
 #: Types of resources that others are joined with.
 JOINED = (PATIENT, VISIT, DRUG)
@@ -34,8 +35,7 @@ _NOWHERE: Places = frozenset()
 
 def key_of(read: Read) -> str | None:
     """The id of a resource; in a Bundle that leaves ids to the server, that of its `fullUrl`."""
-    resource = read.resource
-    found = resource.get("id") if resource.__class__ is dict else resource.id
+    found = element(read.resource, "id")
     if not found and read.full_url:
         found = read.full_url.rpartition(":")[2].rpartition("/")[2]
     return found if found and isinstance(found, str) else None

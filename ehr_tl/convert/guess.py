@@ -43,10 +43,8 @@ def guess_adapter(export: str | Path | Export) -> tuple[str, str]:
         tables = {name: number for name, adapter in adapters.items() if (number := _tables_read(export, adapter))}
         if tables:
             name = max(tables, key=tables.__getitem__)
-            return (
-                name,
-                f"{tables[name]} of {len(export.tables)} tables looked at have the names and columns it asks for",
-            )
+            count = f"{tables[name]} of {len(export.tables)} tables looked at"
+            return name, f"{count} have the names and columns it asks for"
     if not found:
         return BASE, f"none of {seen} resources looked at names a known source: the base adapter reads any FHIR R4"
     name, count = found.most_common(1)[0]

@@ -14,7 +14,7 @@ from ehr_tl.convert.codes import Codes, Concept
 from ehr_tl.fhir.pieces import Read
 from ehr_tl.fhir.references import reference_key
 from ehr_tl.fhir.times import parse_time
-from ehr_tl.fhir.views import RowError
+from ehr_tl.fhir.views import RowError, element
 
 PATIENT, VISIT, DRUG = "Patient", "Encounter", "Medication"
 
@@ -254,7 +254,7 @@ class Index:
 
     def _contained(self, reference: str, holder: dict[str, Any]) -> list[dict[str, Any]]:
         """The rows of a drug that `holder` contains."""
-        held = holder.get("contained")
+        held = element(holder, "contained")
         for inner in held if isinstance(held, list) else []:
             if isinstance(inner, dict) and f"#{inner.get('id')}" == reference and inner.get("resourceType") in _DRUGS:
                 return self._rows(self.adapter.manifest.joins.drugs, inner)

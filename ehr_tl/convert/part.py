@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import polars as pl
 
 from ehr_tl.convert.adapter import Adapter
@@ -20,6 +21,7 @@ from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFa
 from ehr_tl.convert.units import Units
 from ehr_tl.convert.write import table_of
 from ehr_tl.fhir.pieces import Piece, Read
+from ehr_tl.fhir.views import compile_reader, set_element
 
 _NOWHERE: Places = frozenset()
 
@@ -62,6 +64,8 @@ class Convert:
         codes = Codes(adapter)
         units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
+        views = [adapter.views[name] for name in adapter.manifest.events]
+        self.decode = orjson.loads if keep else compile_reader(views).decode  # what is kept is kept whole
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]
@@ -76,7 +80,7 @@ class Convert:
         coverage, drugs = Coverage(keep=self.keep), set[str]()
         events: list[Event] = []
         terminology = Terminology()
-        for place, read in enumerate(piece.reads()):
+        for place, read in enumerate(piece.reads(self.decode)):
             if read.type in TERMINOLOGIES and place not in repeated:
                 self._learn(read, terminology, coverage)
             else:
@@ -108,7 +112,7 @@ class Convert:
             coverage.unused(read.type, reason)
             return
         if key:
-            read.resource["id"] = key  # where views look for it
+            set_element(read.resource, "id", key)  # where views look for it
         found: list[Event] = []
         self.index.named.clear()
         try:

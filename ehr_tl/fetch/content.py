@@ -28,7 +28,7 @@ def check(path: Path, item: Item) -> int:
     """
     count, first, last = 0, b"", b""
     with path.open("rb") as stream:
-        for line in lines(blocks(stream, ".ndjson")):
+        for line in lines(blocks(stream.read, ".ndjson")):
             if line is None or line.strip():
                 first = first or (line or b"")
                 last, count = line or b"", count + 1
@@ -75,6 +75,6 @@ def _listed(folder: Path, entries: list[dict[str, Any]]) -> Iterator[dict[str, A
     """The resources in files of a list."""
     for entry in entries:
         with (folder / entry["url"]).open("rb") as stream:
-            for line in lines(blocks(stream, ".ndjson")):
+            for line in lines(blocks(stream.read, ".ndjson")):
                 if isinstance(resource := _decoded(line or b""), dict):
                     yield resource

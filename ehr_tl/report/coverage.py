@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT, parts
+from ehr_tl.convert.codes import OUTCOMES
 from ehr_tl.convert.emit import SET_ASIDE, UNUSED
 from ehr_tl.convert.inventory import UNNAMED
 from ehr_tl.events import ExportInfo
@@ -19,16 +19,23 @@ from ehr_tl.tokens.familiarity import Familiarity
 _NAMED = 40
 
 #: Counts of coverage.json that have a table of their own making; what else is there is shown as it stands.
-_KNOWN = {"resources", "events", "codes", "rows", "dates", "unmapped", "ignored_files"}
-_TITLES = {"units": "Units of measurement"}
+_KNOWN = {"resources", "events", "codes", "concept_maps", "rows", "dates", "unmapped", "ignored_files"}
+
+#: Title of a table that is shown as it stands, and what to know of it.
+_TITLES = {
+    "units": (
+        "Units of measurement",
+        "What became of values that were not written in the unit in which their code is read: they were brought to it, "
+        "or flagged. A flagged value is kept as it was written and left out of every statistic, unless only its unit "
+        "was missing.",
+    )
+}
 
 _MEANINGS = {**FAULTS, **SET_ASIDE, **UNUSED}
 
-#: What became of a resource, in the order of the bars' colours.
-OUTCOMES = ("used", "unused", "set_aside")
-
-#: What became of a code.
-FATES = ("kept", "mapped", "unmapped")
+#: What became of a resource, and of a code, in the order of the bars' colours.
+_OF_RESOURCES = ("used", "unused", "set_aside")
+_OF_CODES = ("kept", "mapped", "unmapped")
 
 
 def coverage_content(
@@ -42,21 +49,23 @@ def coverage_content(
         familiarity: How much of it the pretrained vocabulary knows.
     """
     resources = _resources(coverage)
-    codes = _with_shares(coverage["codes"], FATES, "system")
+    codes = _with_shares(coverage["codes"], _OF_CODES, "system")
     return {
         "export": export,
         "events": coverage["events"],
         "sharing": coverage["patients_sharing_an_identifier"],
         "resources": resources,
-        "resources_total": _total(resources, ("read", *OUTCOMES, "rows")),
+        "resources_total": _total(resources, ("read", *_OF_RESOURCES, "rows")),
         "reasons": {which: _reasons(coverage["resources"], which) for which in ("unused", "set_aside", "faults")},
         "codes": codes,
-        "codes_total": _total(codes, (*FATES, "times")),
+        "codes_total": _total(codes, (*_OF_CODES, "times")),
+        "maps": _maps(coverage["concept_maps"]),
         "unmapped": _unmapped(coverage["unmapped"]),
         "fewest": FEWEST_SUBJECTS,
         "others": _others(coverage),
         "dates": _dates(coverage["dates"]),
         "ignored": _ignored(coverage["ignored_files"]),
+        "absent": coverage.get("absent_tables", []),
         "familiarity": familiarity,
         "familiar": _familiar(familiarity, coverage),
     }
@@ -75,11 +84,11 @@ def _resources(coverage: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for kind, read in coverage["resources"].items()
     }
-    found = _with_shares(counts, OUTCOMES, "type")
+    found = _with_shares(counts, _OF_RESOURCES, "type")
     for row in found:
         row["name"] = "no resource" if row["type"] == UNNAMED else row["type"]
     if rest := rows.total():  # events that do not say what they come from
-        nothing = dict.fromkeys(("read", *OUTCOMES), 0)
+        nothing = dict.fromkeys(("read", *_OF_RESOURCES), 0)
         found.append({**nothing, "type": None, "name": "resources without an id", "rows": rest, "shares": [0, 0, 0]})
     return found
 
@@ -131,6 +140,22 @@ def meaning(reason: str) -> str:
     return f"its {column.replace('_', ' ')} says “{value}”" if value else _MEANINGS.get(reason, words.reason(reason))
 
 
+def _maps(maps: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What concept maps say of a system's codes: how many different ones, and how often these were written."""
+    return [
+        {
+            "system": system,
+            "shared": found["many_to_one"],
+            "lines": [
+                {"counted": said, "all": sum(found[each][key] for each in OUTCOMES)}
+                | {each: found[each][key] for each in OUTCOMES}
+                for said, key in (("different codes", "codes"), ("times used", "events"))
+            ],
+        }
+        for system, found in maps.items()
+    ]
+
+
 def _unmapped(unmapped: Mapping[str, Any]) -> dict[str, Any]:
     """The commonest unmapped codes, and what is left of all uses in a few rows, so that it adds up."""
     named = [{**code, "system": system} for system, found in unmapped.items() for code in found["common"]]
@@ -158,12 +183,13 @@ def _others(coverage: Mapping[str, Any]) -> list[dict[str, Any]]:
         if key not in _KNOWN and table and isinstance(table, dict) and all(map(_is_counts, table.values())):
             counts: Counter[tuple[str, str]] = Counter()
             for name, each in table.items():
-                shown = "texts that people typed" if f"{TEXT}//" in name else name
+                shown = "texts that people typed" if TEXT in name.split("//") else name
                 counts.update({(shown, _readable(what)): number for what, number in each.items()})
             rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
-            title = _TITLES.get(key, words.reason(key).capitalize())
+            title, lead = _TITLES.get(key, (words.reason(key).capitalize(), ""))
             rest = sum(number for _, number in rows[_NAMED:])
-            found.append({"key": key, "title": title, "rows": rows[:_NAMED], "rest": rest, "n": counts.total()})
+            shown = {"title": title, "lead": lead, "rows": rows[:_NAMED], "rest": rest, "n": counts.total()}
+            found.append({"key": key, **shown})
     return found
 
 
@@ -183,9 +209,8 @@ def _dates(dates: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _ignored(names: Iterable[str]) -> list[tuple[str, int]]:
-    """How many files of each kind; a file's name may be a patient's, so only its end is told."""
-    ends = (PurePosixPath(name).suffix.lower() for name in names)
-    kinds = Counter(end if end[1:].isalnum() and len(end) <= 8 else "other" for end in ends)
+    """How many files of each kind; of their names only the ends are told."""
+    kinds = Counter(name.lstrip("*") or "other" for name in names)
     return sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
 
 

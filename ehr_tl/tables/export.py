@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -81,7 +81,7 @@ class TableExport(Export):
         if file.table in self.look_ups:
             return iter(self._looked_up[file.table][1])
         table = self.sources[file.table]
-        reads = self._rows(file, table, self._finders() if _joins(table) else {}, table.resource)
+        reads = self._rows(file, table, self._finders() if _joins(table, self.look_ups) else {}, table.resource)
         return _once(reads) if table.once else reads
 
     def _rows(
@@ -122,12 +122,12 @@ class TableExport(Export):
     @cached_property
     def _looked_up(self) -> dict[str, tuple[dict[str, Any], list[Read]]]:
         """Look-up -> the objects of the keys that the tables name, and the faults of its files."""
+        there = {file.table for file in self.files if file.table in self.look_ups}
         asked: dict[str, set[str]] = {name: set() for name in self.look_ups}
         for file in self.files:
             source = self.sources.get(file.table)
-            if source is not None and (joins := _joins(source)):
-                collect = {name: keys.add for name, keys in asked.items()}
-                for _ in self._rows(file, source, collect, None, joins):
+            if source is not None and (joins := _joins(source, there)):
+                for _ in self._rows(file, source, {name: keys.add for name, keys in asked.items()}, None, joins):
                     pass
         found: dict[str, tuple[dict[str, Any], list[Read]]] = {name: ({}, []) for name in self.look_ups}
         for file in self.files:
@@ -156,9 +156,9 @@ def _asked(batch: Batch, place: int, values: set[str]) -> Batch:
     )
 
 
-def _joins(source: Source) -> tuple[str, ...]:
-    """The elements that are looked up."""
-    return tuple(path for path in source.elements if source.element(path).look_up)
+def _joins(source: Source, look_ups: Container[str]) -> tuple[str, ...]:
+    """The elements that are taken from one of these look-ups."""
+    return tuple(path for path in source.elements if source.element(path).look_up in look_ups)
 
 
 _KEY = "lookUpKey"

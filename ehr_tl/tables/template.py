@@ -45,7 +45,7 @@ class Header:
         """Sees to it that all columns that a table needs are there.
 
         Raises:
-            ExportError: One is absent. What there is in its place is named only if it can't be a record.
+            ExportError: One is absent, or there twice. The header is shown only where it is none of a record's rows.
         """
         elements = [source.element(path) for path in source.elements]
         columns = [column for element in elements for column in element.columns]
@@ -58,7 +58,6 @@ class Header:
                 expected=f"a first line with the names of columns, and among them those that {needed_by} names",
                 fix="name columns in the adapter as the file has them; `optional: true` is for one that may be absent",
             )
-
         if twice := [column for column in columns if column.strip().casefold() in self._twice]:
             raise ExportError(
                 f"{self.where} has several columns {twice[0]}",

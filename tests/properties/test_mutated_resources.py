@@ -30,9 +30,6 @@ from ehr_tl.fhir import pieces
 from ehr_tl.fhir.export import open_export
 from ehr_tl.resources import bundled
 
-#: Those that read FHIR, and no tables.
-ADAPTERS = [name for name in adapter_names() if not load_adapter(name).manifest.tables]
-
 #: Seconds after which one conversion of a few thousand resources is taken to hang; the process ends with its stack.
 HANGS = 300
 
@@ -60,6 +57,9 @@ TOKENS = [
     *(b'"a","id":"twice"', b'1,"resourceType":"Patient"'),
 ]
 MARK = "\x1aTOKEN\x1a"
+
+#: Those that read FHIR.
+ADAPTERS = [name for name in adapter_names() if not load_adapter(name).manifest.tables]
 
 
 def places(value: Any) -> list[tuple]:

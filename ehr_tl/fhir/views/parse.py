@@ -110,6 +110,7 @@ _BINDING = {
 }
 _SIGN = 7
 
+_DIGITS = 100
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
 
 
@@ -177,7 +178,7 @@ class _Parser:
             case "string":
                 return Literal(re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, token.text[1:-1], flags=re.DOTALL))
             case "number":
-                return Literal(float(token.text) if "." in token.text else int(token.text))
+                return Literal(_number(token))
             case "time":
                 return Literal(token.text[1:].removeprefix("T"), temporal=True)
             case "constant":
@@ -207,6 +208,12 @@ class _Parser:
             arguments.append(self.expression())
         self.take()
         return Call(base, token.text, tuple(arguments))
+
+
+def _number(token: _Token) -> int | float:
+    if len(token.text) > _DIGITS:
+        raise PathError(f"the number at position {token.at + 1} is too long")
+    return float(token.text) if "." in token.text else int(token.text)
 
 
 def _unescape(match: re.Match) -> str:

@@ -1,14 +1,17 @@
-"""FHIRPath trees compiled to Python functions over decoded JSON."""
+"""FHIRPath trees compiled to Python source.
+
+One compiler writes for two forms of a resource: dicts, as JSON decodes, and the structs of a `Reader`. They differ in
+how an element is read, and in what is certain of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from ehr_tl.fhir.references import reference_key
-from ehr_tl.fhir.views.collections import Evaluate, boolean, is_empty, items, one, text_of
-from ehr_tl.fhir.views.moments import boundary
-from ehr_tl.fhir.views.operators import ARITHMETIC, COMPARISONS, arithmetic, comparison, equality, indexed, logic, minus
+from ehr_tl.fhir.views.definition import ROW_INDEX
 from ehr_tl.fhir.views.parse import (
     Binary,
     Call,
@@ -21,74 +24,97 @@ from ehr_tl.fhir.views.parse import (
     PathError,
     This,
 )
-from ehr_tl.fhir.views.types import CHOICES, DATA_TYPES, SUFFIXES, TEMPORAL
+from ehr_tl.fhir.views.shapes import BOOLEAN, PRIMITIVE, TEXT, Shape, Unfit
+from ehr_tl.fhir.views.source import Source
+from ehr_tl.fhir.views.types import CHOICES, DATA_TYPES, MANY, ONCE, TEMPORAL, choices, is_choice, typed
+from ehr_tl.fhir.views.values import attribute
 
-ROW_INDEX = Constant("rowIndex")
 
+@dataclass(frozen=True)
+class Value:
+    """Source of a collection; an expression without side effects.
 
-def compile_tree(tree: Expression, constants: Mapping[str, Literal]) -> Evaluate:
-    """Compiles an expression; `constants` are those of the view.
-
-    Raises:
-        PathError: It names an unknown constant or function.
+    Attributes:
+        code: The expression.
+        shapes: Of the elements in it: one, several for a choice of types, none where it is computed. Structs only.
+        node: It is one element, for certain; if it has parts it is no list and no primitive.
+        single: It is no list.
+        listed: Being a `field`, it is None or a list of elements, without nulls.
+        field: It is what one element of a struct holds, so that its class can be what the element is taken for.
+        known: It is of that class, or None; `int` is never None, `object` is any primitive.
+        name: Name in JSON of the elements, or the resource's type, where that is known.
+        guard: Writes a test that must be true of the element that the path starts from; else there is nothing. It is
+            not asked where there is nothing anyway.
     """
-    return _Compiler(constants).compile(tree)
+
+    code: str
+    shapes: tuple[Shape, ...] = ()
+    node: bool = False
+    single: bool = False
+    listed: bool = False
+    field: bool = False
+    known: type | None = None
+    name: str | None = None
+    guard: Callable[[], str] | None = None
 
 
-def _step(node: Any, name: str) -> list | None:
-    """Element `name` of all items of a list; a primitive has none."""
-    if node.__class__ is not list:
-        return None
-    found: list = []
-    for item in node:
-        value = item.get(name) if item.__class__ is dict else None
-        if value.__class__ is list:
-            found += value
-        elif value is not None:
-            found.append(value)
-    return found
+@dataclass(frozen=True)
+class Here:
+    """Where an expression starts: an element, and source of the index of its row."""
+
+    this: Value
+    index: str
 
 
-def _each(base: Evaluate, read: Callable[[Any], Any]) -> Evaluate:
-    """`read` applied to every item of `base`."""
+class Paths:
+    """Writes what expressions compute.
 
-    def evaluate(node: Any, index: int) -> Any:
-        value = base(node, index)
-        if value.__class__ is not list:
-            return None if value is None else read(value)
-        return [found for item in items(value) for found in items(read(item))]
+    Args:
+        source: Gets the lines.
+        constants: Those of the view.
+        structs: For structs, not for dicts.
+    """
 
-    return evaluate
+    def __init__(self, source: Source, constants: Mapping[str, Literal], structs: bool):
+        self.source, self.constants, self.structs = source, constants, structs
 
+    def value(self, tree: Expression, here: Here) -> Value:
+        """What an expression gives.
 
-class _Compiler:
-    def __init__(self, constants: Mapping[str, Literal]):
-        self.constants = constants
+        Raises:
+            PathError: It names an unknown constant or function, or uses one wrongly.
+            Unfit: Structs do not give what it reads.
+        """
+        return self.settled(self.guarded(tree, here))
 
-    def compile(self, tree: Expression) -> Evaluate:
+    def guarded(self, tree: Expression, here: Here) -> Value:
+        """The same, with a test that is still to be made."""
         match tree:
             case This():
-                return lambda node, index: node
+                return here.this
             case Literal(value):
-                return lambda node, index: value
-            case Constant("rowIndex"):
-                return lambda node, index: index
+                return Value(_literal(value), single=True, known=type(value))
             case Constant():
-                return self.compile(self.constant(tree))
-            case Member(base, name) if name in CHOICES:
-                return _each(self.compile(base), lambda item: _choice(item, name))
-            case Member(_, name) if _is_type(tree):
-                return lambda node, index: node if _get(node, "resourceType") == name else None
-            case Member():
-                return self.members(tree)
+                if tree == ROW_INDEX:
+                    return Value(here.index, single=True, known=int)
+                return self.value(self.constant(tree), here)
+            case Member(This(), name) if name[0].isupper():  # `Patient.name`: a path may begin with the type
+                return self.of_resource(here.this, name)
+            case Member(base, name):
+                owner = self.guarded(base, here)
+                if is_choice(name, owner.name):
+                    return self.choice(owner, name)
+                return self.member(owner, name, name in ONCE)
             case Index(base, position):
-                return indexed(self.compile(base), self.compile(position))
+                found = self.value(base, here)
+                at = self.whole(self.value(position, here), PRIMITIVE)
+                return self.picked(found, f"at({found.code}, {at})")
             case Call():
-                return self.call(tree)
+                return self.call(tree, here)
             case Minus(operand):
-                return minus(self.compile(operand))
+                return self.arithmetic("-", Value("0", known=int), self.value(operand, here))
             case Binary():
-                return self.binary(tree)
+                return self.binary(tree, here)
         raise PathError(f"{tree} cannot be compiled")
 
     def constant(self, tree: Constant) -> Literal:
@@ -96,45 +122,146 @@ class _Compiler:
             raise PathError(f"the view declares no constant %{tree.name}")
         return self.constants[tree.name]
 
-    def members(self, tree: Expression) -> Evaluate:
-        """A chain of plain elements, in one function: most of the time of a view is spent here."""
-        names: list[str] = []
-        while isinstance(tree, Member) and tree.name not in CHOICES and not _is_type(tree):
-            names.insert(0, tree.name)
-            tree = tree.base
+    def settled(self, value: Value) -> Value:
+        """Makes the test that is still to be made."""
+        if value.guard is None:
+            return value
+        source, code = self.source, self.source.let(value.code)
+        if value.node:
+            return replace(value, code=f"({code} if {value.guard()} else None)", node=False, guard=None)
+        result = source.name()
+        source.line(f"{result} = {code}")
+        with source.block(f"if {result} is not None:"):
+            source.line(f"if not {value.guard()}: {result} = None")
+        return replace(value, code=result, guard=None)
 
-        walk = _walk(names)
-        if isinstance(tree, This):
-            return walk
-        base = self.compile(tree)
-        return lambda node, index: walk(base(node, index), index)
+    def whole(self, value: Value, kind: str, certain: bool = False) -> str:
+        """Source of a value that is looked at as what `kind` says.
 
-    def call(self, tree: Call) -> Evaluate:
-        function = _FUNCTIONS.get(tree.function)
-        if function is None:
-            raise PathError(f"{tree.function}() is not a function that views may use ({', '.join(_FUNCTIONS)})")
-        compiled, fewest, most = function
-        if not fewest <= len(tree.arguments) <= most:
-            number = str(most) if fewest == most else f"{fewest} to {most}"
-            raise PathError(f"{tree.function}() takes {number} arguments")
-        return compiled(self, tree)
+        Args:
+            certain: If it is a `field`, it must be that or None, and no list.
+        """
+        for shape in value.shapes:
+            shape.take_for(kind if len(value.shapes) == 1 else PRIMITIVE)
+            shape.once = shape.once or (certain and value.field)
+        return value.code
 
-    def binary(self, tree: Binary) -> Evaluate:
-        left, right = self.compile(tree.left), self.compile(tree.right)
-        match tree.operator:
-            case "and":
-                return logic(left, right, decides=False)
-            case "or":
-                return logic(left, right, decides=True)
-            case "=":
-                return equality(left, right, self.temporal(tree.left) or self.temporal(tree.right), wanted=True)
-            case "!=":
-                return equality(left, right, self.temporal(tree.left) or self.temporal(tree.right), wanted=False)
-            case "<" | ">" | "<=" | ">=":
-                return comparison(left, right, COMPARISONS[tree.operator])
-            case "&":
-                return lambda node, index: "".join(text_of(one(side(node, index))) for side in (left, right))
-        return arithmetic(left, right, ARITHMETIC[tree.operator])
+    def picked(self, base: Value, code: str) -> Value:
+        """One item of a collection; in JSON that may be a list in a list."""
+        return replace(base, code=code, node=False, single=self.structs, field=False)
+
+    # Elements.
+
+    def member(self, base: Value, name: str, once: bool) -> Value:
+        shapes = tuple(shape.part(name, once, name in MANY) for shape in base.shapes)
+        code = self.source.let(base.code)
+        plain = f"{code}.{attribute(name)}" if self.structs else f"{code}.get({name!r})"
+        gathered = f"step({code}, {name!r})"
+        if base.node and (shapes or not self.structs):
+            read = plain
+        elif len(shapes) == 1:
+            read = f"None if {code} is None else {plain}"
+            read = f"({read})" if base.single else f"({read} if {code}.__class__ is not list else {gathered})"
+        elif self.structs:
+            read = gathered
+        else:
+            read = f"(None if {code} is None else {plain} if {code}.__class__ is dict else {gathered})"
+        field = len(shapes) == 1 and (base.node or base.single)
+        return Value(read, shapes, single=field and once, listed=name in MANY, field=field, name=name, guard=base.guard)
+
+    def choice(self, base: Value, name: str) -> Value:
+        if len(base.shapes) > 1:
+            raise Unfit("a choice of types below another")
+        names = choices(name, base.name)
+        shapes = tuple(shape.part(each) for shape in base.shapes for each in names)
+        return Value(f"choice({base.code}, {names!r})", shapes, name=name, guard=base.guard)
+
+    def of_resource(self, base: Value, name: str) -> Value:
+        for shape in base.shapes:
+            shape.part("resourceType").take_for(TEXT)
+        single = base.node or base.single
+        return replace(base, code=f"of_resource({base.code}, {name!r})", node=False, single=single, field=False)
+
+    @contextmanager
+    def each(self, base: Value) -> Iterator[Value]:
+        """A block that is run for every item of a collection."""
+        code = self.source.let(base.code)
+        item = self.source.name()
+        with self.source.block(f"for {item} in items({code}):"):
+            yield replace(base, code=item, node=self.structs, single=self.structs, field=False)
+
+    # Conditions.
+
+    def boolean(self, tree: Expression, here: Here) -> str:
+        """Source of True, False or None."""
+        return self.truth(self.value(tree, here))
+
+    def truth(self, value: Value) -> str:
+        code = self.whole(value, BOOLEAN, certain=True)
+        return code if value.known is bool or (value.field and value.shapes) else f"boolean({code})"
+
+    def test(self, tree: Expression, here: Here) -> str:
+        """Source of a condition that is true if the expression is; where that is open, it is not."""
+        match tree:
+            case Binary("and" | "or" as operator):
+                return self.all_or_any(operator, _operands(tree, operator), here)
+            case Binary("="):
+                return self.equality(tree, here)
+            case Call(_, "exists" | "empty"):
+                return self.value(tree, here).code
+        return self.boolean(tree, here)
+
+    def all_or_any(self, operator: str, tests: list[Expression], here: Here) -> str:
+        """`and` or `or` of tests; what a test needs is computed only where those before it leave it open."""
+        source = self.source
+        known = self.test(tests[0], here)
+        for tree in tests[1:]:
+            before, result = len(source), source.name()
+            source.line(f"{result} = {known}")
+            with source.block(f"if {result}:" if operator == "and" else f"if not {result}:"):
+                start = len(source)
+                test = self.test(tree, here)
+                computes = len(source) > start
+                source.line(f"{result} = {test}")
+            if computes:
+                known = result
+            else:
+                source.cut(before)
+                known = f"{known} {operator} {test}"
+        return f"({known})"
+
+    def logic(self, tree: Binary, here: Here) -> Value:
+        """Three-valued `and` (False decides) and `or` (True decides)."""
+        decides = tree.operator == "or"
+        result = self.source.name()
+        self.source.line(f"{result} = {self.boolean(tree.left, here)}")
+        with self.source.block(f"if {result} is not {decides}:"):
+            right = self.source.let(self.boolean(tree.right, here))
+            self.source.line(f"{result} = {right} if {result} is {not decides} or {right} is {decides} else None")
+        return Value(result, single=True, known=bool)
+
+    def equality(self, tree: Binary, here: Here) -> str:
+        left, right = self.value(tree.left, here), self.value(tree.right, here)
+        temporal = self.temporal(tree.left) or self.temporal(tree.right)
+        if self.is_text(tree.left) and not temporal:
+            return self.equal_text(right, left.code)
+        if self.is_text(tree.right) and not temporal:
+            return self.equal_text(left, right.code)
+        return f"equal({self.whole(left, PRIMITIVE)}, {self.whole(right, PRIMITIVE)}, {temporal})"
+
+    def equal_text(self, value: Value, text: str) -> str:
+        code = self.source.let(self.whole(value, TEXT, certain=True))
+        if value.field:
+            return f"({code} == {text} if {code} is not None else None)"
+        return f"({code} == {text} if {code}.__class__ is str else equal({code}, {text}, False))"
+
+    def is_text(self, tree: Expression) -> bool:
+        match tree:
+            case Literal(value):
+                return isinstance(value, str)
+            case Constant() if tree != ROW_INDEX:
+                return self.is_text(self.constant(tree))
+        return False
 
     def temporal(self, tree: Expression) -> bool:
         """Whether a value is known to be a date or time."""
@@ -147,159 +274,151 @@ class _Compiler:
                 return _type_name(argument) in TEMPORAL
         return False
 
-    # Functions. Each takes the call and gives what evaluates it.
+    def binary(self, tree: Binary, here: Here) -> Value:
+        match tree.operator:
+            case "and" | "or":
+                return self.logic(tree, here)
+            case "=":
+                return Value(self.equality(tree, here), single=True, known=bool)
+            case "!=":
+                return Value(f"opposite({self.equality(tree, here)})", single=True, known=bool)
+        left, right = self.value(tree.left, here), self.value(tree.right, here)
+        if tree.operator in ("<", ">", "<=", ">=", "&"):
+            sides = self.whole(left, PRIMITIVE), self.whole(right, PRIMITIVE)
+            if tree.operator == "&":
+                return Value(f"together({', '.join(sides)})", single=True, known=str)
+            return Value(f"compared({', '.join(sides)}, {tree.operator!r})", single=True, known=bool)
+        return self.arithmetic(tree.operator, left, right)
 
-    def where(self, tree: Call) -> Evaluate:
-        base, test = self.compile(tree.base), self.compile(tree.arguments[0])
+    def arithmetic(self, operator: str, left: Value, right: Value) -> Value:
+        if left.known is right.known is int and operator in ("+", "-", "*"):
+            return Value(f"({left.code} {operator} {right.code})", single=True, known=int)
+        sides = self.whole(left, PRIMITIVE), self.whole(right, PRIMITIVE)
+        return Value(f"computed({', '.join(sides)}, {operator!r})", single=True, known=object)
 
-        def evaluate(node: Any, index: int) -> Any:
-            value = base(node, index)
-            if value.__class__ is list:
-                return [item for item in value if item is not None and boolean(test(item, index))]
-            return value if value is not None and boolean(test(value, index)) else None
+    # Functions.
 
-        return evaluate
+    def call(self, tree: Call, here: Here) -> Value:
+        function = _FUNCTIONS.get(tree.function)
+        if function is None:
+            raise PathError(f"{tree.function}() is not a function that views may use ({', '.join(_FUNCTIONS)})")
+        write, fewest, most = function
+        if not fewest <= len(tree.arguments) <= most:
+            number = str(most) if fewest == most else f"{fewest} to {most}"
+            raise PathError(f"{tree.function}() takes {number} arguments")
+        return write(self, tree, here)
 
-    def exists(self, tree: Call) -> Evaluate:
-        base = self.where(tree) if tree.arguments else self.compile(tree.base)
-        return lambda node, index: not is_empty(base(node, index))
+    def where(self, tree: Call, here: Here) -> Value:
+        base = self.value(tree.base, here)
+        if base.node:
+            return replace(base, guard=lambda: self.test(tree.arguments[0], Here(base, here.index)))
+        code, found = self.source.let(base.code), self.source.name()
+        self.source.line(f"{found} = []")
+        with self.each(replace(base, code=code)) as item:
+            test = self.test(tree.arguments[0], Here(item, here.index))
+            self.source.line(f"if {test}: {found}.append({item.code})")
+        return replace(base, code=found, node=False, single=False, field=False)
 
-    def empty(self, tree: Call) -> Evaluate:
-        base = self.compile(tree.base)
-        return lambda node, index: is_empty(base(node, index))
+    def exists(self, tree: Call, here: Here) -> Value:
+        return Value(f"(not {self.nothing(tree, here)})", single=True, known=bool)
 
-    def first(self, tree: Call) -> Evaluate:
-        base = self.compile(tree.base)
+    def empty(self, tree: Call, here: Here) -> Value:
+        return Value(self.nothing(tree, here), single=True, known=bool)
 
-        def evaluate(node: Any, index: int) -> Any:
-            value = base(node, index)
-            return next((item for item in value if item is not None), None) if value.__class__ is list else value
+    def nothing(self, tree: Call, here: Here) -> str:
+        """Source of whether there is nothing that a call of exists() or empty() would count."""
+        base = self.settled(self.where(tree, here)) if tree.arguments else self.value(tree.base, here)
+        if base.single or base.field:
+            code = self.source.let(base.code)
+            return f"({code} is None or {code}.__class__ is list and is_empty({code}))"
+        return f"is_empty({base.code})"
 
-        return evaluate
+    def first(self, tree: Call, here: Here) -> Value:
+        base = self.value(tree.base, here)
+        return self.picked(base, f"first({base.code})")
 
-    def not_(self, tree: Call) -> Evaluate:
-        base = self.compile(tree.base)
+    def not_(self, tree: Call, here: Here) -> Value:
+        return Value(f"opposite({self.boolean(tree.base, here)})", single=True, known=bool)
 
-        def evaluate(node: Any, index: int) -> bool | None:
-            value = boolean(base(node, index))
-            return None if value is None else not value
+    def join(self, tree: Call, here: Here) -> Value:
+        base = self.whole(self.value(tree.base, here), PRIMITIVE)
+        separator = self.whole(self.value(tree.arguments[0], here), PRIMITIVE) if tree.arguments else "''"
+        return Value(f"joined({base}, {separator})", single=True, known=str)
 
-        return evaluate
+    def low_boundary(self, tree: Call, here: Here) -> Value:
+        return self.boundary(tree.base, here, high=False)
 
-    def join(self, tree: Call) -> Evaluate:
-        base = self.compile(tree.base)
-        separator = self.compile(tree.arguments[0]) if tree.arguments else lambda node, index: ""
+    def high_boundary(self, tree: Call, here: Here) -> Value:
+        return self.boundary(tree.base, here, high=True)
 
-        def evaluate(node: Any, index: int) -> str | None:
-            found = [text_of(item) for item in items(base(node, index))]
-            return text_of(one(separator(node, index))).join(found) if found else None
-
-        return evaluate
-
-    def low_boundary(self, tree: Call) -> Evaluate:
-        return self.boundary(tree.base, high=False)
-
-    def high_boundary(self, tree: Call) -> Evaluate:
-        return self.boundary(tree.base, high=True)
-
-    def boundary(self, tree: Expression, high: bool) -> Evaluate:
-        base = self.compile(tree)
+    def boundary(self, tree: Expression, here: Here, high: bool) -> Value:
         match tree:
             case Call(_, "ofType", (argument,)):
                 with_time = _type_name(argument) in ("dateTime", "instant")
             case _:
                 with_time = False
+        base = self.whole(self.value(tree, here), PRIMITIVE)
+        return Value(f"boundary(one({base}), {high}, {with_time})", single=True, known=object)
 
-        def evaluate(node: Any, index: int) -> Any:
-            value = one(base(node, index))
-            return None if value is None else boundary(value, high, with_time)
+    def extension(self, tree: Call, here: Here) -> Value:
+        test = Binary("=", Member(This(), "url"), tree.arguments[0])
+        return self.where(Call(Member(tree.base, "extension"), "where", (test,)), here)
 
-        return evaluate
-
-    def extension(self, tree: Call) -> Evaluate:
-        return self.where(Call(Member(tree.base, "extension"), "where", (Binary("=", _URL, tree.arguments[0]),)))
-
-    def of_type(self, tree: Call) -> Evaluate:
+    def of_type(self, tree: Call, here: Here) -> Value:
         name = _type_name(tree.arguments[0])
-        if name not in DATA_TYPES and isinstance(tree.base, Member) and tree.base.name in CHOICES:
-            raise PathError(f"{name} is no data type that {tree.base.name} may take")
+        base = tree.base
+        if name not in DATA_TYPES and isinstance(base, Member) and base.name in CHOICES:
+            raise PathError(f"{name} is no data type that {base.name} may take")
         if name not in DATA_TYPES:
-            return _each(self.compile(tree.base), lambda item: item if _get(item, "resourceType") == name else None)
-        if not isinstance(tree.base, Member):
+            return self.of_resource(self.value(base, here), name)
+        if not isinstance(base, Member):
             raise PathError(f"ofType({name}) must directly follow the name of an element, as in value.ofType({name})")
-        return self.members(Member(tree.base.base, tree.base.name + name[0].upper() + name[1:]))
+        return self.member(self.guarded(base.base, here), typed(base.name, name), once=True)
 
-    def resource_key(self, tree: Call) -> Evaluate:
-        return _each(self.compile(tree.base), lambda item: _get(item, "id"))
+    def resource_key(self, tree: Call, here: Here) -> Value:
+        return self.member(self.value(tree.base, here), "id", once=True)
 
-    def reference_key(self, tree: Call) -> Evaluate:
+    def reference_key(self, tree: Call, here: Here) -> Value:
         wanted = _type_name(tree.arguments[0]) if tree.arguments else None
-
-        def read(item: Any) -> str | None:
-            reference = _get(item, "reference")
-            if reference.__class__ is not str:
-                return None
-            kind, key = reference_key(reference)
-            return key if wanted is None or (kind or _get(item, "type") or wanted) == wanted else None
-
-        return _each(self.compile(tree.base), read)
+        base = self.value(tree.base, here)
+        for shape in base.shapes:
+            shape.part("reference").take_for(TEXT)
+            shape.part("type").take_for(TEXT)
+        single = base.node or base.single
+        return Value(f"referred({base.code}, {wanted!r})", single=single, known=str if single else None)
 
 
-#: Name in FHIRPath, what compiles a call, fewest and most arguments.
-_FUNCTIONS: dict[str, tuple[Callable[[_Compiler, Call], Evaluate], int, int]] = {
-    "where": (_Compiler.where, 1, 1),
-    "exists": (_Compiler.exists, 0, 1),
-    "empty": (_Compiler.empty, 0, 0),
-    "first": (_Compiler.first, 0, 0),
-    "not": (_Compiler.not_, 0, 0),
-    "join": (_Compiler.join, 0, 1),
-    "lowBoundary": (_Compiler.low_boundary, 0, 0),
-    "highBoundary": (_Compiler.high_boundary, 0, 0),
-    "extension": (_Compiler.extension, 1, 1),
-    "ofType": (_Compiler.of_type, 1, 1),
-    "getResourceKey": (_Compiler.resource_key, 0, 0),
-    "getReferenceKey": (_Compiler.reference_key, 0, 1),
+#: Name in FHIRPath, what writes a call, fewest and most arguments.
+_FUNCTIONS: dict[str, tuple[Callable[[Paths, Call, Here], Value], int, int]] = {
+    "where": (Paths.where, 1, 1),
+    "exists": (Paths.exists, 0, 1),
+    "empty": (Paths.empty, 0, 0),
+    "first": (Paths.first, 0, 0),
+    "not": (Paths.not_, 0, 0),
+    "join": (Paths.join, 0, 1),
+    "lowBoundary": (Paths.low_boundary, 0, 0),
+    "highBoundary": (Paths.high_boundary, 0, 0),
+    "extension": (Paths.extension, 1, 1),
+    "ofType": (Paths.of_type, 1, 1),
+    "getResourceKey": (Paths.resource_key, 0, 0),
+    "getReferenceKey": (Paths.reference_key, 0, 1),
 }
-_URL = Member(This(), "url")
 
 
-def _walk(names: list[str]) -> Evaluate:
-    """Reads one element below another; the commonest depths, one and two, without a loop."""
-    name, *below = names or [None]
-
-    def walk(node: Any, index: int) -> Any:
-        for name in names:
-            if node.__class__ is dict:
-                node = node.get(name)
-            elif node is None:
-                return None
-            else:
-                node = _step(node, name)
-        return node
-
-    def element(node: Any, index: int) -> Any:
-        if node.__class__ is dict:
-            return node.get(name)
-        return None if node is None else _step(node, name)
-
-    if len(names) == 1:
-        return element
-    if len(names) != 2:
-        return walk
-    inner = below[0]
-
-    def part(node: Any, index: int) -> Any:
-        node = node.get(name) if node.__class__ is dict else element(node, index)
-        if node is None:
-            return None
-        return node.get(inner) if node.__class__ is dict else _step(node, inner)
-
-    return part
+def _literal(value: str | int | float | bool | None) -> str:
+    """A primitive in Python; `repr` gives no more than one literal."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PathError("a number is too large")
+    return f"({value!r})" if isinstance(value, int | float) else repr(value)
 
 
-def _is_type(tree: Expression) -> bool:
-    """A path may begin with the type of the resource: `Patient.name`."""
-    return isinstance(tree, Member) and isinstance(tree.base, This) and tree.name[0].isupper()
+def _operands(tree: Expression, operator: str) -> list[Expression]:
+    """`a`, `b` and `c` of `a or b or c`."""
+    found = []
+    while isinstance(tree, Binary) and tree.operator == operator:
+        found.append(tree.right)
+        tree = tree.left
+    return [tree, *reversed(found)]
 
 
 def _type_name(tree: Expression) -> str:
@@ -307,17 +426,3 @@ def _type_name(tree: Expression) -> str:
         case Member(This() | Member(This(), "FHIR" | "System"), name):
             return name
     raise PathError("the name of a type is needed, as in ofType(Quantity) or getReferenceKey(Patient)")
-
-
-def _get(item: Any, name: str) -> Any:
-    return item.get(name) if item.__class__ is dict else None
-
-
-def _choice(item: Any, name: str) -> Any:
-    """Element `name[x]`, whatever its type."""
-    if item.__class__ is not dict:
-        return None
-    if name in item:
-        return item[name]
-    start = len(name)
-    return next((item[key] for key in item if key[start:] in SUFFIXES and key.startswith(name)), None)

@@ -1,5 +1,6 @@
 """What the official suite does not ask: errors that name the element, odd data, and forms that adapters use."""
 
+import json
 from contextlib import suppress
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ehr_tl.errors import AdapterError
-from ehr_tl.fhir.views import RowError, compile_view, run_view
+from ehr_tl.fhir.views import RowError, compile_reader, compile_view, run_view
 from ehr_tl.fhir.views.parse import PathError, parse
 
 
@@ -183,6 +184,83 @@ def test_any_json_gives_rows_of_primitives_or_a_row_error(resource):
     for subject, code, every in rows:
         assert not isinstance(subject, dict | list) and not isinstance(code, dict | list)
         assert every is None or isinstance(every, list)
+
+
+_HOSTILE = [
+    '"""',
+    "'''",
+    "'",
+    "\\",
+    "\n    import os",
+    "]) or __import__('os').abort(",
+    "{v0}",
+    "{0}%s",
+    "v0",
+    "__class__",
+    "__builtins__",
+    "class",
+    "None",
+    "\ud800",
+    "é",
+    "\x00",
+]
+_ANY_TEXT = st.sampled_from(_HOSTILE) | st.text(min_size=1)
+
+
+@given(_ANY_TEXT)
+def test_any_constant_is_text_and_nothing_else(text):
+    view = {
+        "resource": "Patient",
+        "constant": [{"name": "c", "valueString": text}],
+        "select": [
+            {"column": [{"name": "x", "path": "%c"}, {"name": "y", "path": "a = %c"}]},
+            {"column": [{"name": "z", "path": "b.where($this != %c).exists()"}]},
+        ],
+    }
+    assert run_view(view, [{"resourceType": "Patient", "a": text, "b": text}]) == [{"x": text, "y": True, "z": False}]
+
+
+@given(_ANY_TEXT)
+def test_any_literal_is_text_and_nothing_else(text):
+    written = text.replace("\\", "\\\\").replace("'", "\\'")
+    view = {"resource": "Patient", "select": [{"column": [{"name": "x", "path": f"'{written}'"}]}]}
+    assert run_view(view, [{"resourceType": "Patient"}]) == [{"x": text}]
+
+
+@given(_ANY_TEXT.filter(lambda name: "`" not in name and not name[0].isupper()))
+def test_any_name_is_that_of_an_element_and_nothing_else(name):
+    view = compile_view({"resource": "Patient", "select": [{"column": [{"name": "x", "path": f"`{name}`.`{name}`"}]}]})
+    resource = {"resourceType": "Patient", name: [{name: 1}]}
+    assert view.rows(resource) == [(1,)]
+    with suppress(UnicodeEncodeError):
+        assert view.rows(compile_reader([view]).decode(json.dumps(resource, ensure_ascii=False).encode())) == [(1,)]
+
+
+@given(_ANY_TEXT)
+def test_any_type_is_compared_and_nothing_else(kind):
+    view = {"resource": kind, "select": [{"column": [{"name": "x", "path": "getReferenceKey(`X`)"}]}]}
+    assert run_view(view, [{"resourceType": kind, "reference": "X/1"}]) == [{"x": "1"}]
+    with suppress(AdapterError):
+        run_view({"resource": "Patient", "select": [{"column": [{"name": kind, "path": "id"}]}]}, [])
+
+
+def test_a_view_that_is_nested_too_deeply_is_refused():
+    select = {"column": [{"name": "x", "path": "id"}]}
+    for _ in range(40):
+        select = {"forEach": "a", "select": [select]}
+    with pytest.raises(AdapterError, match="nested too deeply"):
+        compile_view({"resource": "Patient", "select": [select]})
+
+
+def test_a_long_list_of_codes_is_no_deep_nesting():
+    codes = " or ".join(f"code = '{number}'" for number in range(2000))
+    assert value_of(f"coding.where({codes}).display", {"coding": [{"code": "1999", "display": "x"}]}) == "x"
+
+
+def test_a_part_of_a_choice_is_found_by_any_type():
+    assert value_of("value.exists()", {"valueSampledData": {"period": 1}}) is True
+    assert value_of("extension('a').value", {"extension": [{"url": "a", "valuePositiveInt": 3}]}) == 3
+    assert value_of("identifier.value", {"identifier": [{"valueString": "x", "value": "y"}]}) == "y"
 
 
 @given(st.text(alphabet="ab.()[]'\"%$=<>!+-*/&@0129T:_` \n\\", max_size=30))

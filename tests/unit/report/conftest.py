@@ -146,7 +146,9 @@ COVERAGE = {
             "common": [{"code": "LOCAL//17", "name": "Ward round", "times": 330, "subjects": 60}],
         }
     },
-    "ignored_files": ["notes.pdf"],
+    "units": {"LOINC//2345-7": {"mmol/L -> mg/dL": 40}},
+    "concept_maps": {},
+    "ignored_files": ["*.pdf"],
     "patients_sharing_an_identifier": 0,
 }
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ehr_tl.convert import convert
+from ehr_tl.fhir.export import FAULTS
 from ehr_tl.report import write_coverage
 from ehr_tl.report.coverage import coverage_content, meaning
 from ehr_tl.tokens.familiarity import Familiarity, familiarity
@@ -191,7 +192,7 @@ def test_says_what_became_of_each_fault(page):
     assert rows["of-set_aside"] == {
         "the patient that it is about is not in the export unknown patient": "1",
         "a resource of this type and id was read before, or this one is an older version of it repeated": "1",
-        "the text is not JSON (cut off, NaN, or not UTF-8) not json": "1",
+        f"{FAULTS['not_json']} not json": "1",
         "All": "3",
     }
     assert rows["of-unused"] == {
@@ -238,23 +239,45 @@ def test_says_nothing_of_a_vocabulary_where_there_is_none(events, tmp_path):
     assert "of-familiar" not in page and "Little is known" not in page and "vocabulary" not in page
 
 
-def test_counts_that_come_later_are_shown_as_they_stand(events):
-    typed = {f"TEXT//{CANARY}": {"unit_missing": 2}, "LOCAL//a//TEXT//b": {"unit_missing": 1}}
-    later = {"units": {"LOINC//2345-7": {"mmol/L -> mg/dL": 40}, **typed}, "odd": [1], "empty": {}, "words": {"a": "b"}}
-    (table,) = coverage_content({**events.coverage, **later}, events.export)["others"]
-    assert table == {
-        "key": "units",
-        "title": "Units of measurement",
-        "rows": [(("LOINC//2345-7", "mmol/L -> mg/dL"), 40), (("texts that people typed", "unit missing"), 3)],
-        "rest": 0,
-        "n": 43,
-    }
+def others(events, **tables):
+    """The further tables of a page, when coverage.json has these counts too."""
+    return coverage_content({**events.coverage, "units": {}, **tables}, events.export)["others"]
+
+
+def test_further_counts_are_shown_as_they_stand(events):
+    typed = {f"TEXT//{CANARY}": {"unit_missing": 2}, "LOCAL//a//TEXT": {"unit_missing": 1}}
+    units = {"LOINC//2345-7": {"umol/L -> mg/dL": 40}, "LOINC//1": {"m_a -> m_b": 1}, **typed}
+    (table,) = others(events, units=units, odd=[1], empty={}, words={"a": "b"})
+    assert table["title"] == "Units of measurement" and table["rest"] == 0 and table["n"] == 44
+    assert table["rows"] == [
+        (("LOINC//2345-7", "umol/L -> mg/dL"), 40),
+        (("texts that people typed", "unit missing"), 3),
+        (("LOINC//1", "m_a -> m_b"), 1),
+    ]
+    (table,) = others(events, later_counts={"a": {"b": 1}})
+    assert table["title"] == "Later counts"
 
 
 def test_long_tables_end_in_a_line_that_makes_them_add_up(events):
-    later = {"units": {f"LOINC//{i}": {"kept": i} for i in range(1, 101)}}
-    (table,) = coverage_content({**events.coverage, **later}, events.export)["others"]
+    (table,) = others(events, units={f"LOINC//{i}": {"kept": i} for i in range(1, 101)})
     assert len(table["rows"]) < 100 and sum(n for _, n in table["rows"]) + table["rest"] == table["n"] == 5050
+
+
+def test_what_maps_say_adds_up(events, tmp_path, monkeypatch):
+    said = {
+        "mapped": {"codes": 8, "events": 20},
+        "unmatched": {"codes": 1, "events": 4},
+        "absent": {"codes": 3, "events": 5},
+        "many_to_one": {"codes": 5, "targets": 2},
+    }
+    monkeypatch.setitem(events.coverage, "concept_maps", {"LOCAL": said})
+    write_coverage(tmp_path / "coverage.html", events)
+    page = (tmp_path / "coverage.html").read_text(encoding="utf-8")
+    assert read(page).tables["of-maps"] == [
+        ["LOCAL", "different codes", "12", "8", "1", "3"],
+        ["LOCAL", "times used", "29", "20", "4", "5"],
+    ]
+    assert "LOCAL: 5 codes share 2 targets" in page
 
 
 @pytest.mark.parametrize(
