@@ -198,7 +198,7 @@ class Paths:
 
     def truth(self, value: Value) -> str:
         code = self.whole(value, BOOLEAN, certain=True)
-        return code if value.known is bool or (value.field and value.shapes) else f"boolean({code})"
+        return code if value.known is bool or value.field else f"boolean({code})"
 
     def test(self, tree: Expression, here: Here) -> str:
         """Source of a condition that is true if the expression is; where that is open, it is not."""

@@ -57,7 +57,7 @@ _BLANK = object()
 #: All that compiled views can reach.
 _NAMES = {
     **{helper.__name__: helper for helper in _HELPERS},
-    **{kind.__name__: kind for kind in (bool, dict, list, str)},
+    **{kind.__name__: kind for kind in (bool, dict, list, str, len)},
     "BLANK": _BLANK,
     "BLANKS": (_BLANK,),
     "__builtins__": {},
