@@ -185,7 +185,7 @@ TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 def kinds(text: bytes) -> set[str]:
     """What a line may be counted as, told by Python's own JSON; nothing for a blank one.
 
-    Whoever passes over an element need not see that its text is not UTF-8, or its number beyond all bounds.
+    Whoever passes over an element need not see that the number in it is beyond all bounds.
     """
     return {_kind(text, strict) for strict in (True, False)} if text.strip() else set()
 
@@ -201,10 +201,8 @@ def _kind(text: bytes, strict: bool) -> str:
 
 def _loads(text: bytes, strict: bool) -> Any:
     number = _finite if strict else float
-    decoded = text.decode(errors="strict" if strict else "replace")
-    value = json.loads(decoded, strict=strict, parse_constant=_refuse, parse_float=number, parse_int=number)
-    if strict:
-        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
+    value = json.loads(text.decode(), parse_constant=_refuse, parse_float=number, parse_int=number)
+    json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
     return value
 
 
