@@ -22,6 +22,7 @@ def convert(
     adapter: Annotated[str, typer.Option(parser=named, metavar="NAME|FOLDER", help="Adapter name or folder.")],
     out: Annotated[Path, typer.Option(parser=folder, metavar="EVENTS", help="Events folder to write.")],
     concept_map: ConceptMaps = None,
+    engine: Annotated[str, typer.Option(metavar="local|spark", help="Who does the work: docs/spark.md.")] = "local",
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processors to use; default: all.")] = None,
     keep_quarantined: Annotated[
         bool, typer.Option("--keep-quarantined", help="Keep what is set aside, in full: patients' data.")
@@ -33,7 +34,9 @@ def convert(
     from ehr_tl.report import write_coverage
 
     maps = concept_map or ()
-    events = convert_export(export, adapter, out, maps, threads=threads, keep_quarantined=keep_quarantined)
+    events = convert_export(
+        export, adapter, out, maps, engine=engine, threads=threads, keep_quarantined=keep_quarantined
+    )
     write_coverage(events.folder / "coverage.html", events)
     typer.echo(coverage_text(events.coverage))
     typer.echo(f"Events: {events.folder}")

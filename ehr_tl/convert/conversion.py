@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import meds
 import polars as pl
@@ -16,6 +17,7 @@ from ehr_tl import schema
 from ehr_tl.convert.adapter import Adapter, load_adapter
 from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
+from ehr_tl.convert.engine import Engine, started
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
 from ehr_tl.convert.index import DRUG, Links
 from ehr_tl.convert.inventory import inventory
@@ -23,17 +25,13 @@ from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
 from ehr_tl.convert.terminology import Terminology
 from ehr_tl.convert.units import count_changes
-from ehr_tl.convert.write import Shards
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo, scan_events
 from ehr_tl.fhir.export import Export, masked
 from ehr_tl.files import whole, write_json
-from ehr_tl.progress import bar, log
-from ehr_tl.threads import allowed
-from ehr_tl.workers import work
+from ehr_tl.progress import log
 
-#: Bytes on disk below which starting processes takes longer than it saves.
-_WORTH_SHARING = 4 << 20
+_URI = re.compile(r"([A-Za-z][\w+.-]+):/+")
 
 
 def convert(
@@ -42,6 +40,7 @@ def convert(
     out: str | Path,
     concept_maps: Sequence[str | Path] = (),
     *,
+    engine: Literal["local", "spark"] = "local",
     threads: int | None = None,
     keep_quarantined: bool = False,
 ) -> Events:
@@ -50,15 +49,17 @@ def convert(
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
     more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
-    shard of events. The result is the same whatever the number of threads.
+    shard of events. The result is the same whatever the engine and the number of threads.
 
     Args:
-        export: A folder, zip or file, or an opened export.
+        export: A folder, zip or file, or an opened export; with Spark also a URI that Spark can read.
         adapter: Name of a shipped adapter, the folder of one, or a loaded one.
-        out: Events folder to write; an older one is replaced, whole or not at all.
+        out: Events folder to write; an older one is replaced, whole or not at all. With Spark all machines share it.
         concept_maps: FHIR R4 ConceptMaps, CodeSystems and ValueSets: files, or folders of them. They go before the
             adapter's own.
-        threads: Processes to share the work; None: one for each processor. A small export is read by one.
+        engine: Who does the work: processes of this machine, or Apache Spark (see `ehr_tl.convert.spark`).
+        threads: Processes to share the work; None: one for each processor. A small export is read by one. Spark has
+            settings of its own.
 
     Returns:
         The events folder, opened.
@@ -66,9 +67,9 @@ def convert(
     Raises:
         ExportError: The export cannot be read or holds no patient.
         AdapterError: The adapter or a map is wrong.
-        RunError: `out` holds something else than events.
+        RunError: `out` holds something else than events; or Spark is not there, or fails.
     """
-    out = Path(out)
+    out = _folder(out)
     if out.exists() and not (out / "metadata" / "export.json").is_file() and (out.is_file() or any(out.iterdir())):
         raise RunError(
             f"{out} is there and holds no events; it is not replaced",
@@ -76,63 +77,68 @@ def convert(
             fix="name another folder",
         )
     adapter = load_adapter(adapter, concept_maps)
-    export = adapter.opened(export)
-    export.check_outside(out)
-    with whole(out) as folder:
-        folder.mkdir(mode=0o700)  # it will hold patients' data
-        (folder / "metadata").mkdir()
-        workers = allowed(threads) if export.size > _WORTH_SHARING else 1
-        _Conversion(export, adapter, folder, workers).run(keep_quarantined)
+    with started(engine, export, adapter, threads) as running:
+        running.export.check_outside(out)
+        with whole(out) as folder:
+            folder.mkdir(mode=0o700)  # it will hold patients' data
+            (folder / "metadata").mkdir()
+            _Conversion(running, adapter, folder).run(keep_quarantined)
     return Events(out)
+
+
+def _folder(out: str | Path) -> Path:
+    """A folder, which may be named by a `file:` URI (as Spark takes it: without escapes)."""
+    uri = _URI.match(str(out))
+    if uri is None:
+        return Path(out)
+    if uri[1].lower() != "file":
+        raise RunError(
+            f"Events are written to a folder, and {uri[1]}: is none",
+            expected="a folder on disk, with Spark one that all machines share",
+            fix="write to such a folder, and copy it when it is whole",
+        )
+    return Path("/", str(out)[uri.end() :])
 
 
 class _Conversion:
     """One run of `convert`, into a folder that is not there yet for others."""
 
-    def __init__(self, export: Export, adapter: Adapter, folder: Path, workers: int):
-        self.export, self.adapter, self.folder, self.workers = export, adapter, folder, workers
+    def __init__(self, engine: Engine, adapter: Adapter, folder: Path):
+        self.engine, self.export, self.adapter, self.folder = engine, engine.export, adapter, folder
         self.coverage, self.glossary, self.terminology = Coverage(), Glossary(), Terminology()
         self.terminology.add(adapter.terminology)
         self.days: Days = {}
+        self.events = 0
 
     def run(self, keep_quarantined: bool) -> None:
         links, repeated = self._gather()
         task = Convert(self.adapter, links, repeated, keep_quarantined)
         self.index = task.index
-        self.shards = Shards(self.folder, len(self.index.links.subjects))
         drugs: set[str] = set()
-        with (
-            bar("Events", self.export.size) as progress,
-            (self.folder / "quarantine.ndjson").open("wb") as quarantine,
-        ):
-            for part in work(task, self.export.pieces(), self.workers):
-                self.shards.add(part.events)
-                self.glossary.add(part.concepts)
-                self.terminology.add(part.terminology)
-                self.coverage.add(part.coverage)
-                add_days(self.days, part.days)
-                drugs |= part.drugs
-                quarantine.writelines(line + b"\n" for line in part.coverage.quarantine)
-                progress.advance(part.packed)
+        with (self.folder / "quarantine.ndjson").open("wb") as quarantine:
+            for tally in self.engine.convert("Events", task, self.folder):
+                self.events += tally.events
+                self.glossary.add(tally.concepts)
+                self.terminology.add(tally.terminology)
+                self.coverage.add(tally.coverage)
+                add_days(self.days, tally.days)
+                drugs |= tally.drugs
+                quarantine.writelines(line + b"\n" for line in tally.coverage.quarantine)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
         if not self.index.links.subjects:
             raise _no_patients(self.export, self.coverage)
-        self.shards.finish()
         self._write_metadata()
 
     def _gather(self) -> tuple[Links, dict[PieceKey, Places]]:
         """The first pass, and a second look at what is there more than once."""
         links, repeats = Links(), Repeats()
-        with bar("Patients, visits and drugs", self.export.size) as progress:
-            for found in work(Gather(self.adapter), self.export.pieces(), self.workers):
-                links.add(found.links)
-                repeats.add(found.piece, found.marks)
-                progress.advance(found.packed)
+        for found in self.engine.map("Patients, visits and drugs", Gather(self.adapter)):
+            links.add(found.links)
+            repeats.add(found.piece, found.marks)
         places = repeats.places()
         if not places:
             return links, {}
-        affected = (piece for piece in self.export.pieces() if (piece.file, piece.number) in places)
-        repeated, newest = settle(work(Compare(self.adapter, places), affected, self.workers))
+        repeated, newest = settle(self.engine.map("Repeated resources", Compare(self.adapter, places), places.keys()))
         links.add(newest)
         return links, repeated
 
@@ -145,7 +151,7 @@ class _Conversion:
         codes = self.glossary.counts()
         coverage = {
             "resources": self.coverage.to_json(),
-            "events": self.shards.events,
+            "events": self.events,
             "codes": codes,
             **inventory(scan_events(self.folder), codes, self.glossary.displays),
             "units": count_changes(self.folder / "data"),

@@ -69,13 +69,11 @@ class Gathered:
         piece: The piece.
         links: What others are joined with.
         marks: uint64 of shape (reads,): a number for the type and id of each resource; 0 where it has none.
-        packed: As in `Piece.packed`.
     """
 
     piece: PieceKey
     links: Links
     marks: np.ndarray
-    packed: int
 
 
 class Gather:
@@ -92,7 +90,7 @@ class Gather:
             marks.append(_mark(read.type, key) if key else 0)
             if key and read.type in JOINED:
                 index.enter(read, key)
-        return Gathered((piece.file, piece.number), index.links, np.array(marks, np.uint64), piece.packed)
+        return Gathered((piece.file, piece.number), index.links, np.array(marks, np.uint64))
 
 
 def _mark(kind: str, key: str) -> int:

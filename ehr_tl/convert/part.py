@@ -26,26 +26,37 @@ _NOWHERE: Places = frozenset()
 
 
 @dataclass
-class Part:
-    """What became of a piece; parts are added up in the order of the export.
+class Tally:
+    """What is counted of a piece; tallies are added up in the order of the export.
 
     Attributes:
-        events: As `schema.EVENTS`.
+        events: Their number.
         concepts: The concepts of the events, in the order in which they come first, with the number of their events.
         terminology: What CodeSystems and ValueSets say of codes.
         coverage: What became of the resources.
         drugs: Ids of the Medications that became events.
         days: When the events were.
-        packed: As in `Piece.packed`.
     """
 
-    events: pl.DataFrame
+    events: int
     concepts: list[tuple[Concept, int]]
     terminology: Terminology
     coverage: Coverage
     drugs: set[str]
     days: Days
-    packed: int
+
+
+@dataclass
+class Part:
+    """What became of a piece.
+
+    Attributes:
+        events: As `schema.EVENTS`.
+        tally: What is counted of them, and of the resources.
+    """
+
+    events: pl.DataFrame
+    tally: Tally
 
 
 class Convert:
@@ -85,7 +96,8 @@ class Convert:
             else:
                 self._read(read, place in repeated, events, coverage, drugs)
         concepts = list(Counter(event.concept for event in events).items())
-        return Part(table_of(events), concepts, terminology, coverage, drugs, days_of(events), piece.packed)
+        tally = Tally(len(events), concepts, terminology, coverage, drugs, days_of(events))
+        return Part(table_of(events), tally)
 
     def _learn(self, read: Read, terminology: Terminology, coverage: Coverage) -> None:
         """Counts a CodeSystem or ValueSet; what it says is kept."""

@@ -41,10 +41,9 @@ class Shards:
         self._data, self._parts = folder / "data", folder / "parts"
         self._number = shards_for(subjects)
         self._buffer: list[pl.DataFrame] = []
-        self._buffered = self._flushes = self.events = 0
+        self._buffered = self._flushes = 0
 
     def add(self, events: pl.DataFrame) -> None:
-        self.events += events.height
         self._buffer.append(events)
         self._buffered += events.height
         if self._buffered >= _BUFFER:
@@ -57,7 +56,7 @@ class Shards:
         frame = pl.concat(self._buffer)
         self._flushes += 1
         self._buffer, self._buffered = [], 0
-        sharded = frame.with_columns(shard=pl.col("subject_id") % self._number)
+        sharded = frame.with_columns(shard=shard_of(self._number))
         for (shard,), part in sharded.partition_by("shard", as_dict=True, include_key=False).items():
             part.write_parquet(self._part(shard), compression="lz4")
 
@@ -69,18 +68,32 @@ class Shards:
     def finish(self) -> None:
         """Sorts each shard by subject and time, and writes it; MEDS types."""
         self._flush()
-        self._data.mkdir(parents=True)
+        self._data.mkdir()
         for shard in range(self._number):
             parts = sorted((self._parts / f"{shard:05d}").glob("*.parquet"))
             if parts or shard == 0:
                 frame = pl.read_parquet(parts, glob=False) if parts else pl.DataFrame(schema=schema.EVENTS)
-                pq.write_table(shard_table(frame), self._data / f"{shard:05d}.parquet", compression="zstd")
+                write_shard(frame, self._data / shard_name(shard))
         remove(self._parts)
 
 
 def shards_for(subjects: int) -> int:
-    """Number of shards: enough that each is small; a subject's is its id modulo this."""
+    """Number of shards: enough that each is small. The first is there even if it is empty."""
     return max(1, -(-subjects // _SUBJECTS_PER_SHARD))
+
+
+def shard_of(shards: int) -> pl.Expr:
+    """The shard that an event belongs to."""
+    return pl.col("subject_id") % shards
+
+
+def shard_name(shard: int) -> str:
+    """The file of a shard, in `data/`."""
+    return f"{shard:05d}.parquet"
+
+
+def write_shard(events: pl.DataFrame, path: Path) -> None:
+    pq.write_table(shard_table(events), path, compression="zstd")
 
 
 def shard_table(events: pl.DataFrame) -> pa.Table:

@@ -12,12 +12,13 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from io import BytesIO
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, NoReturn
 
 import orjson
@@ -57,7 +58,7 @@ _ENDING = re.compile(r"\.(csv|docx|gz|html?|jpg|json|log|md|ndjson|parquet|pdf|p
 
 @dataclass(frozen=True)
 class ExportFile:
-    """A file that should hold resources.
+    """A file that should hold resources, on this machine.
 
     Attributes:
         path: Where it is, or the zip that it is in.
@@ -77,14 +78,16 @@ class ExportFile:
         first, *rest = PurePosixPath(self.name).name.split(".")
         return first if _TYPE.fullmatch(first) and any(part.lower() == "ndjson" for part in rest) else None
 
+    @property
+    def lines(self) -> bool:
+        """Whether it is NDJSON, as its name says."""
+        return _LINES.search(self.name) is not None
+
     def pieces(self) -> Iterator[Piece]:
         """The content, piece by piece, in constant memory (but for Bundles, which are read whole)."""
         progress = _Progress(self.size or 0)
         content = _content(self, progress)
-        if _LINES.search(self.name):
-            pieces = line_pieces(self.name, lines(content))
-        else:
-            pieces = document_pieces(self.name, content)
+        pieces = line_pieces(self.name, lines(content)) if self.lines else document_pieces(self.name, content)
         for piece in pieces:
             yield piece._replace(packed=progress.since())
 
@@ -92,9 +95,31 @@ class ExportFile:
         """Its unpacked blocks; every way in which reading may fail becomes `blocks.Unreadable`."""
         return closing(_content(self))
 
-    def stream(self) -> AbstractContextManager[BinaryIO]:
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
         """Its bytes as they are."""
-        return _open(self)
+        if self.member is None:
+            with self.path.open("rb") as stream:
+                yield stream
+        else:
+            with opened_member(_archive(self.path, self.path.stat().st_mtime_ns), self.member) as stream:
+                yield stream
+
+
+@dataclass(frozen=True)
+class OpenedFile(ExportFile):
+    """A file that should hold resources, elsewhere.
+
+    Attributes:
+        opener: Opens its bytes.
+    """
+
+    opener: Callable[[], BinaryIO] = BytesIO
+
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        with self.opener() as stream:
+            yield stream
 
 
 @dataclass(frozen=True)
@@ -102,7 +127,7 @@ class Export:
     """The files of an export.
 
     Attributes:
-        path: Folder or file that was opened.
+        path: Folder or file that was opened; no `Path` where it is on no disk of this machine.
         files: Files that should hold resources, sorted by name.
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
@@ -111,7 +136,7 @@ class Export:
         unused: Columns of tables that it reads nothing from, with their file.
     """
 
-    path: Path
+    path: PurePath
     files: tuple[ExportFile, ...]
     ignored: tuple[str, ...]
     transaction_time: datetime | None
@@ -125,7 +150,7 @@ class Export:
         Raises:
             ExportError: `out` lies in the export's folder.
         """
-        if Path(out).resolve().is_relative_to(self.path.resolve()):
+        if isinstance(self.path, Path) and Path(out).resolve().is_relative_to(self.path.resolve()):
             raise ExportError(
                 f"{out} lies inside the export {self.path}",
                 expected="a folder elsewhere: the next time its files would be read as records",
@@ -176,9 +201,22 @@ def open_export(path: str | Path) -> Export:
             expected="a folder or zip of FHIR R4 files",
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
+    return export_of(path, _walk(path))
+
+
+def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
+    """Tells which files should hold resources, and reads the manifests.
+
+    Args:
+        path: As in `Export.path`.
+        found: All files there, expanded as by `expand`.
+
+    Raises:
+        ExportError: None of them is of use, or not all were fetched.
+    """
     files, tables, ignored, times = [], [], [], []
     try:
-        found = sorted(_walk(path), key=lambda file: file.name)
+        found = sorted(found, key=lambda file: file.name)
     except OSError as error:
         raise _refuse(error) from None
     for file in found:
@@ -204,7 +242,7 @@ def _is_table(file: ExportFile) -> bool:
     return file.size is not None and not hidden and _TABLE.search(file.name) is not None
 
 
-def _unfinished(path: Path) -> ExportError:
+def _unfinished(path: PurePath) -> ExportError:
     return ExportError(
         f"{path} is not whole: `ehr-tl fetch` has begun it and not come to its end",
         expected="a whole export",
@@ -212,7 +250,7 @@ def _unfinished(path: Path) -> ExportError:
     )
 
 
-def _nothing(path: Path, files: list[ExportFile], ignored: list[str]) -> ExportError:
+def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> ExportError:
     if files:
         problem = f"{path} holds data files ({len(files)}), but all of them are empty"
     elif ignored:
@@ -243,14 +281,15 @@ def masked(name: str) -> str:
 def _walk(path: Path) -> Iterator[ExportFile]:
     """All files at or below `path`, the members of zip files included; links to folders are not followed."""
     if path.is_file():
-        yield from _expand(path, _text(path.name), str(path))
+        yield from _expand(ExportFile(path, _text(path.name), path.stat().st_size), str(path))
         return
     for folder, folders, names in os.walk(path, onerror=_fail):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for file in (Path(folder, name) for name in [*names, *links]):
             name = _text(file.relative_to(path).as_posix())
             if file.is_file():
-                yield from _expand(file, name, f"A zip file of {file.stat().st_size} bytes in {path}")
+                size = file.stat().st_size
+                yield from _expand(ExportFile(file, name, size), f"A zip file of {size} bytes in {path}")
             else:
                 yield ExportFile(file, name, None)
 
@@ -274,13 +313,26 @@ def _refuse(error: OSError) -> ExportError:
     )
 
 
-def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
-    """A file, or the members of a zip; `shown` is what messages call it."""
-    if not name.lower().endswith(".zip") or path.name.startswith("."):
-        yield ExportFile(path, name, path.stat().st_size)
+def _expand(file: ExportFile, shown: str) -> Iterator[ExportFile]:
+    return expand(file, shown, lambda: _archive(file.path, file.path.stat().st_mtime_ns))
+
+
+def expand(file: ExportFile, shown: str, archive: Callable[[], zipfile.ZipFile]) -> Iterator[ExportFile]:
+    """The file; of a zip its members instead.
+
+    Args:
+        file: A file on disk.
+        shown: What messages call it.
+        archive: Opens it, if it is a zip.
+
+    Raises:
+        ExportError: A zip is damaged or would climb out of its folder or swell beyond all measure.
+    """
+    if not file.name.lower().endswith(".zip") or file.path.name.startswith("."):
+        yield file
         return
     try:
-        members = _archive(path, path.stat().st_mtime_ns).infolist()
+        members = archive().infolist()
     except PermissionError:
         raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
@@ -288,7 +340,7 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
             f"{shown} is not a zip file that can be opened, or only a part of one", fix="copy or download it again"
         ) from None
     swollen = sum(member.file_size for member in members)
-    if is_bomb(path.stat().st_size, swollen) or any(is_bomb(one.compress_size, one.file_size) for one in members):
+    if is_bomb(file.size or 0, swollen) or any(is_bomb(one.compress_size, one.file_size) for one in members):
         raise _untrusted(f"{shown} would unpack to {swollen >> 20:,} MiB from almost nothing")
     taken: Counter[str] = Counter()
     for place, member in enumerate(members):
@@ -298,7 +350,12 @@ def _expand(path: Path, name: str, shown: str) -> Iterator[ExportFile]:
             taken[member.filename] += 1
             number = f" ({taken[member.filename]})" if taken[member.filename] > 1 else ""
             inside = member.filename.encode(errors="backslashreplace").decode()
-            yield ExportFile(path, f"{name}{number}/{inside}", member.compress_size, place)
+            yield replace(file, name=f"{file.name}{number}/{inside}", size=member.compress_size, member=place)
+
+
+def opened_member(archive: zipfile.ZipFile, member: int) -> BinaryIO:
+    """A file of a zip; `member` as in `ExportFile.member`."""
+    return archive.open(archive.infolist()[member])
 
 
 def _leads_out(member: str) -> bool:
@@ -316,7 +373,7 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
         return None
     try:
         text = document(_content(file)).removeprefix(BOM)
-        values = [orjson.loads(line) for line in (text.splitlines() if _LINES.search(file.name) else [text])]
+        values = [orjson.loads(line) for line in (text.splitlines() if file.lines else [text])]
     except (Unreadable, ValueError):
         return None
     if not all(isinstance(value, dict) and "resourceType" not in value for value in values):
@@ -325,17 +382,6 @@ def _manifest(file: ExportFile) -> list[datetime] | None:
     said = [detail.get("transactionTime") for detail in details]
     times = [parse_time(time, UTC, end_of=False) for time in said if isinstance(time, str)]
     return [time for time in times if time]
-
-
-@contextmanager
-def _open(file: ExportFile) -> Iterator[BinaryIO]:
-    if file.member is None:
-        with file.path.open("rb") as stream:
-            yield stream
-    else:
-        archive = _archive(file.path, file.path.stat().st_mtime_ns)
-        with archive.open(archive.infolist()[file.member]) as stream:
-            yield stream
 
 
 @lru_cache(maxsize=4)
@@ -368,7 +414,7 @@ def _content(file: ExportFile, progress: _Progress | None = None) -> Iterator[by
     """The file's unpacked blocks; every way in which reading may fail becomes `Unreadable`."""
     progress = progress or _Progress(0)
     try:
-        with _open(file) as stream:
+        with file.stream() as stream:
             yield from blocks(progress.watch(stream), file.name.lower())
     except EOFError as error:
         raise Unreadable("truncated_file") from error

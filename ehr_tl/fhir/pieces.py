@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
     Attributes:
         file: As in `Read.file`.
-        number: Place among the pieces of the file, from 0.
+        number: Grows from piece to piece of the file.
         first: Number of the first line or entry, from 1.
         texts: The texts, undecoded; None where one was too large.
         urls: `fullUrl` of each entry; None for lines.
@@ -88,9 +88,16 @@ class Piece(NamedTuple):
             yield _fault(self.fault, file, self.first + len(self.texts))
 
 
-def line_pieces(file: str, lines: Iterable[bytes | None]) -> Iterator[Piece]:
-    """NDJSON in pieces; where `lines` raises `Unreadable` the last piece says so."""
-    number, first, size, fault = 0, 1, 0, None
+def line_pieces(file: str, lines: Iterable[bytes | None], number: int = 0, first: int = 1) -> Iterator[Piece]:
+    """NDJSON in pieces; where `lines` raises `Unreadable` the last piece says so.
+
+    Args:
+        file: As in `Piece.file`.
+        lines: All lines of the file, or some that follow one another.
+        number: Of the first piece.
+        first: Number of the first line, from 1.
+    """
+    size, fault = 0, None
     texts: list[bytes | None] = []
     try:
         for line in lines:

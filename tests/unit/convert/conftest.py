@@ -79,5 +79,58 @@ def converted(tmp_path: Path):
 
 @pytest.fixture
 def fhir():
-    """Makes resources about one patient, `fhir.mary`."""
-    return SimpleNamespace(mary=MARY, observation=observation, condition=condition, visit=visit)
+    """Makes resources about one patient, `fhir.mary`, and writes NDJSON."""
+    return SimpleNamespace(mary=MARY, observation=observation, condition=condition, visit=visit, write=write_lines)
+
+
+def write_lines(path: Path, *resources: dict | str) -> None:
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in resources]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def mixed_export(tmp_path: Path, fhir) -> Path:
+    """Sixty patients, among them a merged one; repeats, broken lines and orphans, in two files and a Bundle."""
+    count = 60
+    people = [{"resourceType": "Patient", "id": f"p{n}", "gender": "male", "birthDate": "1950"} for n in range(count)]
+    people[7]["link"] = [{"type": "replaced-by", "other": {"reference": "Patient/p8"}}]
+    about = [{"subject": {"reference": f"Patient/p{n}"}} for n in range(count)]
+    visits = [fhir.visit(f"e{n}", **about[n]) for n in range(count)]
+    values = [fhir.observation(f"o{n}", **about[n], valueQuantity={"value": n, "unit": "mg/dL"}) for n in range(count)]
+    values += [values[3], fhir.observation("orphan", subject={"reference": "Patient/nobody"}), "{broken"]
+    terms = [
+        {
+            "resourceType": "CodeSystem",
+            "id": f"cs{n}",
+            "url": "http://snomed.info/sct",
+            "concept": [{"code": "44054006", "property": [{"code": "parent", "valueCode": f"{n}"}]}],
+        }
+        for n in range(count)
+    ]
+    newer = values[5] | {"meta": {"versionId": "2"}, "status": "entered-in-error"}
+    folder = tmp_path / "export"
+    folder.mkdir()
+    write_lines(folder / "Observation.ndjson", *values[::-1], newer, *visits)
+    write_lines(folder / "Patient.ndjson", *people)
+    write_lines(folder / "CodeSystem.ndjson", *terms[::-1])
+    conditions = [fhir.condition(f"c{n}", **about[n], recordedDate="2020-12") for n in range(count)]
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in [*conditions, conditions[0]]]}
+    (folder / "conditions.json").write_text(json.dumps(bundle))
+    return folder
+
+
+def _everything(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: _content(path) for name, path in files.items()}
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    return json.dumps(pl.read_parquet(path).to_dicts(), default=str).encode()
+
+
+@pytest.fixture
+def everything():
+    """All files of a folder; of Parquet the content."""
+    return _everything

@@ -1,78 +1,27 @@
 """However many processes share the work and wherever an export is cut, the events are the same."""
 
 import json
-from pathlib import Path
 
 import polars as pl
-import pytest
 
 from ehr_tl import threads
-from ehr_tl.convert import conversion, convert
+from ehr_tl.convert import convert, engine
 from ehr_tl.fhir import pieces
 
-COUNT = 60
 
-
-@pytest.fixture
-def export(tmp_path: Path, fhir) -> Path:
-    """Sixty patients, among them a merged one; repeats, broken lines and orphans, in two files and a Bundle."""
-    people = [{"resourceType": "Patient", "id": f"p{n}", "gender": "male", "birthDate": "1950"} for n in range(COUNT)]
-    people[7]["link"] = [{"type": "replaced-by", "other": {"reference": "Patient/p8"}}]
-    about = [{"subject": {"reference": f"Patient/p{n}"}} for n in range(COUNT)]
-    visits = [fhir.visit(f"e{n}", **about[n]) for n in range(COUNT)]
-    values = [fhir.observation(f"o{n}", **about[n], valueQuantity={"value": n, "unit": "mg/dL"}) for n in range(COUNT)]
-    values += [values[3], fhir.observation("orphan", subject={"reference": "Patient/nobody"}), "{broken"]
-    terms = [
-        {
-            "resourceType": "CodeSystem",
-            "id": f"cs{n}",
-            "url": "http://snomed.info/sct",
-            "concept": [{"code": "44054006", "property": [{"code": "parent", "valueCode": f"{n}"}]}],
-        }
-        for n in range(COUNT)
-    ]
-    newer = values[5] | {"meta": {"versionId": "2"}, "status": "entered-in-error"}
-    folder = tmp_path / "export"
-    folder.mkdir()
-    write(folder / "Observation.ndjson", *values[::-1], newer, *visits)
-    write(folder / "Patient.ndjson", *people)
-    write(folder / "CodeSystem.ndjson", *terms[::-1])
-    conditions = [fhir.condition(f"c{n}", **about[n], recordedDate="2020-12") for n in range(COUNT)]
-    bundle = {"resourceType": "Bundle", "entry": [{"resource": one} for one in [*conditions, conditions[0]]]}
-    (folder / "conditions.json").write_text(json.dumps(bundle))
-    return folder
-
-
-def write(path: Path, *resources: dict | str) -> None:
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in resources]
-    path.write_text("\n".join(lines) + "\n")
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """All files; of Parquet the content."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: _content(path) for name, path in files.items()}
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix != ".parquet":
-        return path.read_bytes()
-    return json.dumps(pl.read_parquet(path).to_dicts(), default=str).encode()
-
-
-def test_pieces_and_processes_do_not_show(export, tmp_path, monkeypatch):
-    events = convert(export, "fhir_r4", tmp_path / "whole")
-    assert len(events.hierarchy.parents["SNOMED//44054006"]) == COUNT
+def test_pieces_and_processes_do_not_show(mixed_export, everything, tmp_path, monkeypatch):
+    events = convert(mixed_export, "fhir_r4", tmp_path / "whole")
+    assert len(events.hierarchy.parents["SNOMED//44054006"]) == 60
     whole = everything(events.folder)
     monkeypatch.setattr(pieces, "SIZE", 2000)
-    monkeypatch.setattr(conversion, "_WORTH_SHARING", 0)
-    assert everything(convert(export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
+    monkeypatch.setattr(engine, "_WORTH_SHARING", 0)
+    assert everything(convert(mixed_export, "fhir_r4", tmp_path / "here", threads=1).folder) == whole
     monkeypatch.setattr(threads, "available", lambda: 3)
-    assert everything(convert(export, "fhir_r4", tmp_path / "shared", threads=3).folder) == whole
+    assert everything(convert(mixed_export, "fhir_r4", tmp_path / "shared", threads=3).folder) == whole
 
 
-def test_of_repeated_resources_the_newest_counts(export, tmp_path):
-    events = convert(export, "fhir_r4", tmp_path / "events")
+def test_of_repeated_resources_the_newest_counts(mixed_export, tmp_path):
+    events = convert(mixed_export, "fhir_r4", tmp_path / "events")
     counts = events.coverage["resources"]
     assert counts["Observation"]["set_aside"] == {"repeated": 2, "unknown_patient": 1}
     assert counts["Observation"]["unused"] == {"status:entered-in-error": 1}
@@ -86,10 +35,10 @@ def test_of_repeated_resources_the_newest_counts(export, tmp_path):
     assert sorted(lost) == [("Condition/c0", 61), ("Observation/o3", 60), ("Observation/o5", 58)]
 
 
-def test_what_is_set_aside_is_kept_only_if_asked_for(export, tmp_path):
-    plain = convert(export, "fhir_r4", tmp_path / "plain").folder / "quarantine.ndjson"
+def test_what_is_set_aside_is_kept_only_if_asked_for(mixed_export, tmp_path):
+    plain = convert(mixed_export, "fhir_r4", tmp_path / "plain").folder / "quarantine.ndjson"
     assert all(json.loads(line).keys() == {"file", "line", "resource_id", "reason"} for line in plain.open())
-    kept = convert(export, "fhir_r4", tmp_path / "kept", keep_quarantined=True).folder / "quarantine.ndjson"
+    kept = convert(mixed_export, "fhir_r4", tmp_path / "kept", keep_quarantined=True).folder / "quarantine.ndjson"
     lines = {one["resource_id"]: one for one in map(json.loads, kept.open())}
     assert lines["Observation/orphan"]["resource"]["subject"] == {"reference": "Patient/nobody"}
     assert lines[None]["text"] == "{broken"
@@ -102,12 +51,12 @@ def test_patients_who_share_an_identifier_are_kept_apart_and_named_by_none(tmp_p
     old = {"link": [{"type": "replaced-by", "other": {"reference": "Patient/a"}}]}
     people = [{"resourceType": "Patient", "id": key, "identifier": number, "gender": "male"} for key in "abc"]
     asks = fhir.observation("asks", subject={"reference": "Patient?identifier=urn:mrn|7"})
-    write(folder / "all.ndjson", *people, asks)
+    fhir.write(folder / "all.ndjson", *people, asks)
     events = convert(folder, "fhir_r4", tmp_path / "events")
     assert events.coverage["patients_sharing_an_identifier"] == 3
     assert events.coverage["resources"]["Observation"]["set_aside"] == {"unknown_patient": 1}
     assert events.subjects.height == 3
-    write(folder / "all.ndjson", people[0], people[1] | old, asks)  # one person: nothing is shared
+    fhir.write(folder / "all.ndjson", people[0], people[1] | old, asks)  # one person: nothing is shared
     events = convert(folder, "fhir_r4", tmp_path / "events")
     assert events.coverage["patients_sharing_an_identifier"] == 0
     assert events.coverage["resources"]["Observation"]["used"] == 1
