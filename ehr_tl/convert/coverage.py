@@ -105,8 +105,9 @@ class Coverage:
 
 def _kept(line: dict[str, Any], read: Read) -> bytes:
     if read.resource is not None:
-        with suppress(TypeError):  # nested more deeply than orjson writes: then as it was read
-            return orjson.dumps(line | {"resource": read.resource})
+        with suppress(TypeError, ValueError):  # nested more deeply than orjson writes, or passed over: as it was read
+            whole = read.resource if isinstance(read.resource, dict) else orjson.loads(read.text)
+            return orjson.dumps(line | {"resource": whole})
     return orjson.dumps(line | ({"text": read.text.decode(errors="replace")} if read.text else {}))
 
 

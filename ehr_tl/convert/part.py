@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import polars as pl
 
 from ehr_tl.convert.adapter import Adapter
@@ -76,7 +75,7 @@ class Convert:
         units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
         views = [adapter.views[name] for name in adapter.manifest.events]
-        self.decode = orjson.loads if keep else compile_reader(views).decode  # what is kept is kept whole
+        self.decode = compile_reader(views).decode
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]

@@ -342,3 +342,25 @@ def test_members_of_a_zip_with_one_name_are_both_read(tmp_path, fhir):
     assert [(read.file, read.line) for read in reads if read.fault] == [("a.zip (2)/x.ndjson", 2)]
     events = convert(tmp_path / "a.zip", "fhir_r4", tmp_path / "events")
     assert events.subjects["patient_id"].sort().to_list() == ["ann", "mary"]
+
+
+def test_to_keep_what_is_set_aside_changes_nothing_else(tmp_path, fhir):
+    """Whether an element that nobody reads is sound does not count, either way."""
+    lines = [json.dumps(fhir.mary).encode()]
+    spoilt = (b'"\xff"', b'"\\ud800"', b"1e400", b"9" * 5_000)
+    lines += [
+        within(fhir.observation(f"o{n}", x="HERE"), "HERE", "@").encode().replace(b"@", bad)
+        for n, bad in enumerate(spoilt)
+    ]
+    lines += [
+        within(fhir.observation(f"a{n}", x="HERE", subject={}), "HERE", "@").encode().replace(b"@", bad)
+        for n, bad in enumerate(spoilt)
+    ]
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "all.ndjson").write_bytes(b"\n".join(lines))
+    plain = convert(tmp_path / "export", "fhir_r4", tmp_path / "plain")
+    kept = convert(tmp_path / "export", "fhir_r4", tmp_path / "kept", keep_quarantined=True)
+    assert kept.coverage == plain.coverage and kept.scan().collect().equals(plain.scan().collect())
+    rows = {row["resource_id"]: row for row in map(json.loads, (kept.folder / "quarantine.ndjson").open())}
+    rows = {row["resource_id"]: row for row in map(json.loads, (kept.folder / "quarantine.ndjson").open())}
+    assert rows["Observation/a2"]["reason"] == "no_patient" and '"x": 1e400' in rows["Observation/a2"]["text"]
