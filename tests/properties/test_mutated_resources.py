@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ehr_tl import threads
-from ehr_tl.convert import conversion, convert, load_adapter
+from ehr_tl.convert import convert, engine, load_adapter
 from ehr_tl.convert.adapter import adapter_names
 from ehr_tl.convert.check import left_out
 from ehr_tl.convert.guess import guess_adapter
@@ -286,7 +286,7 @@ def test_the_same_in_pieces_and_processes(tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     whole = run(adapter, sound, 2_000, 8, tmp_path / "whole", keep_quarantined=True)
     monkeypatch.setattr(pieces, "SIZE", 20_000)
-    monkeypatch.setattr(conversion, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(engine, "_WORTH_SHARING", 0)
     monkeypatch.setattr(threads, "available", lambda: 2)
     (tmp_path / "shared").mkdir()
     shared = run(adapter, sound, 2_000, 8, tmp_path / "shared", keep_quarantined=True, threads=2)
