@@ -19,7 +19,7 @@ from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.index import DRUG, PATIENT, VISIT, Index, Links, Version, version
 from ehr_tl.fhir.pieces import Piece, Read
-from ehr_tl.fhir.views import element
+from ehr_tl.fhir.views import compile_reader, element
 
 #: Types of resources that others are joined with.
 JOINED = (PATIENT, VISIT, DRUG)
@@ -46,19 +46,32 @@ class _Glance(msgspec.Struct):
 
     resourceType: str
     id: str | None = None
+    meta: Any = None
 
 
 _glance = msgspec.json.Decoder(_Glance)
-_WHOLE = (*JOINED, "Bundle")
 
 
-def _decode(text: bytes) -> Any:
-    """A resource that others are joined with, or a Bundle, as a dict; of any other no more than type and id."""
-    try:
-        glance = _glance.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return orjson.loads(text)
-    return orjson.loads(text) if glance.resourceType in _WHOLE else glance
+class _Look:
+    """Decodes what others are joined with as far as that needs, and of other resources type, id and version.
+
+    A Bundle is decoded whole. What nobody looks at is checked no more than in the second pass, so that both refuse the
+    same texts.
+    """
+
+    def __init__(self, adapter: Adapter):
+        joins = adapter.manifest.joins
+        views = [adapter.views[name] for name in (joins.patients, joins.visits, joins.drugs)]
+        self._joined = compile_reader(views, keep=("id", "meta", "identifier", "contained")).decode
+
+    def __call__(self, text: bytes) -> Any:
+        try:
+            glance = _glance.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            return orjson.loads(text)
+        if glance.resourceType in JOINED:
+            return self._joined(text)
+        return orjson.loads(text) if glance.resourceType == "Bundle" else glance
 
 
 @dataclass
@@ -80,12 +93,15 @@ class Gather:
     """The work of the first pass."""
 
     def __init__(self, adapter: Adapter):
-        self.adapter, self.codes = adapter, Codes(adapter)
+        self.adapter, self.codes, self.look = adapter, Codes(adapter), _Look(adapter)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Gather, (self.adapter,)
 
     def __call__(self, piece: Piece) -> Gathered:
         index = Index(self.adapter, self.codes)
         marks = []
-        for read in piece.reads(_decode):
+        for read in piece.reads(self.look):
             key = key_of(read) if read.resource is not None else None
             marks.append(_mark(read.type, key) if key else 0)
             if key and read.type in JOINED:
@@ -145,14 +161,17 @@ class Compare:
     """The work of looking at the resources that are there more than once."""
 
     def __init__(self, adapter: Adapter, places: Mapping[PieceKey, Places]):
-        self.adapter, self.codes, self.places = adapter, Codes(adapter), places
+        self.adapter, self.codes, self.places, self.look = adapter, Codes(adapter), places, _Look(adapter)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compare, (self.adapter, self.places)
 
     def __call__(self, piece: Piece) -> tuple[PieceKey, list[Contender]]:
         name = piece.file, piece.number
         wanted = self.places.get(name, _NOWHERE)
         return name, [
             self._contender(place, read)
-            for place, read in enumerate(piece.reads())
+            for place, read in enumerate(piece.reads(self.look))
             if place in wanted and read.resource is not None
         ]
 

@@ -60,7 +60,7 @@ def subject_id(patient_id: str) -> int:
     return int.from_bytes(blake2b(patient_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def version(resource: dict[str, Any]) -> Version:
+def version(resource: Any) -> Version:
     """What the versions of a resource are ordered by.
 
     Examples:
@@ -69,7 +69,7 @@ def version(resource: dict[str, Any]) -> Version:
         >>> version({}) < version({"meta": {"versionId": "2"}})
         True
     """
-    meta = resource.get("meta")
+    meta = element(resource, "meta")
     meta = meta if isinstance(meta, dict) else {}
     moment, number = meta.get("lastUpdated"), meta.get("versionId")
     written = parse_time(moment, UTC, True) if isinstance(moment, str) else None
@@ -264,7 +264,7 @@ class Index:
         """Other names by which references may call a resource: its `fullUrl` and its identifiers."""
         if read.full_url and not read.full_url.endswith(key):
             self.links.alias((read.type, read.full_url), [key])
-        identifiers = read.resource.get("identifier")
+        identifiers = element(read.resource, "identifier")
         for identifier in identifiers if isinstance(identifiers, list) else []:
             if isinstance(identifier, dict) and (value := identifier.get("value")) and isinstance(value, str | int):
                 system = identifier.get("system")

@@ -60,3 +60,13 @@ def test_patients_who_share_an_identifier_are_kept_apart_and_named_by_none(tmp_p
     events = convert(folder, "fhir_r4", tmp_path / "events")
     assert events.coverage["patients_sharing_an_identifier"] == 0
     assert events.coverage["resources"]["Observation"]["used"] == 1
+
+
+def test_both_passes_refuse_the_same_texts(tmp_path, fhir):
+    """A number that no double holds, where nobody reads it, makes no patient unknown."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    mary = json.dumps({**fhir.mary, "extension": [{"url": "urn:x", "valueDecimal": "HERE"}]}).replace('"HERE"', "1e999")
+    fhir.write(folder / "all.ndjson", mary, fhir.observation())
+    coverage = convert(folder, "fhir_r4", tmp_path / "events").coverage["resources"]
+    assert coverage["Patient"]["used"] == coverage["Observation"]["used"] == 1
