@@ -15,6 +15,7 @@ import pytest
 ALLOWED = re.compile(
     r"""
     ehr_tl/([a-z_]+/)*[a-z_]+\.py
+  | ehr_tl/convert/scales\.yaml
   | ehr_tl/report/templates/[A-Za-z_]+\.(html|css|md)(\.j2)?
   | ehr_tl/sample/(PROVENANCE\.md | fhir/[A-Za-z]+\.ndjson\.zst)
   | ehr_tl/checkpoints/[a-z0-9_]+/(config\.json|model\.safetensors|vocabulary\.json|MODEL_CARD\.md)

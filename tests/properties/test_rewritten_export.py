@@ -197,7 +197,7 @@ def test_examples(tmp_path, case, adapter, times):
 def test_mimic_demo(data, tmp_path):
     """Stays of real patients, cut in their middle."""
     export = open_export(data / "mimic_iv_demo_fhir" / "fhir")
-    visits = [read.resource for read in export.read({"Encounter"})]
+    visits = [read.resource for read in export.read() if read.type == "Encounter"]
     patient = visits[0]["subject"]["reference"]
     resources = [
         read.resource

@@ -292,6 +292,7 @@ def _as_tables(resources, folder):
             writer.writerows(table)
 
 
+@pytest.mark.slow
 def test_mimic_as_meds(data, tmp_path):
     """All 916,166 events, set beside the file as polars reads it."""
     folder = data / "mimic_iv_demo_meds"
