@@ -54,7 +54,7 @@ def fetch(
         bool, typer.Option("--accept-errors", help="Take the export though the server tells of errors.")
     ] = False,
 ) -> None:
-    """A FHIR server's Bulk Data export to a folder.that doctor and convert read; after a break, run it again."""
+    """A FHIR server's Bulk Data export, to a folder that doctor and convert read; after a break, run it again."""
     from ehr_tl.fetch import fetch as fetch_export
 
     fetched = fetch_export(

@@ -195,11 +195,22 @@ def _on_disk(export: Export, file: ExportFile) -> str:
 
 def _open(session: SparkSession, export: str | Path | Export) -> tuple[Export, str]:
     """The export, and where it is, as Spark names it."""
+    from py4j.protocol import Py4JJavaError
+
     if isinstance(export, Export):
         return export, place(session, str(export.path.absolute())).uri
     if not str(export).strip():
         return open_export(export), ""  # which says what is wrong
-    found = place(session, str(export))
+    try:
+        found = place(session, str(export))
+    except Py4JJavaError as error:
+        scheme = str(export).partition(":")[0]
+        raise ExportError(
+            f"This Spark has no file system for {scheme}: or may not use it",
+            expected="a path or URI that it can read",
+            fix="give it the jar of that file system (for s3a, --packages org.apache.hadoop:hadoop-aws of Spark's own "
+            "Hadoop version) and the settings for access",
+        ) from error
     return open_export(found.local) if found.local else open_remote(session, found.uri), found.uri
 
 
@@ -237,8 +248,9 @@ def _blocks(session: SparkSession, export: Export) -> dict[str, int]:
 @contextmanager
 def _session() -> Iterator[SparkSession]:
     if importlib.util.find_spec("pyspark") is None:
-        raise RunError("pyspark is not installed", fix="pip install 'ehr_tl[spark]', with Java 17 or newer beside it")
+        raise RunError("pyspark is not installed", fix="pip install -c constraints.txt '.[spark]', with Java 17 or newer beside it")
     warnings.filterwarnings("ignore", category=FutureWarning, module="pyspark")  # of versions of pandas
+    from py4j.protocol import Py4JError
     from pyspark import SparkContext
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
@@ -261,9 +273,10 @@ def _session() -> Iterator[SparkSession]:
         builder = builder.config(name, value)
     try:
         session = builder.getOrCreate()
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
+        master = os.environ.get("MASTER")
         raise RunError(
-            "Spark does not start",
+            f"Spark does not start{f' with MASTER={master}' if master else ''}",
             expected="Java 17 or newer, and settings that Spark understands",
             fix="see what Spark says above; try `spark-submit --version`",
         ) from error

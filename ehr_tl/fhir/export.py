@@ -194,6 +194,12 @@ def open_export(path: str | Path) -> Export:
     """
     if not str(path).strip():
         raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
+    if "://" in str(path):
+        raise ExportError(
+            "The export is named by a URI",
+            expected="a path on this machine",
+            fix="fetch it first (`ehr-tl fetch` from a FHIR server), or convert it with --engine spark, which reads URIs",
+        )
     path = Path(path)
     if not path.exists():
         raise ExportError(
