@@ -125,7 +125,7 @@ class _Conversion:
                 drugs |= tally.drugs
                 quarantine.writelines(line + b"\n" for line in tally.coverage.quarantine)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
-        if not self.index.links.subjects:
+        if not self.index.subjects:
             raise _no_patients(self.export, self.coverage)
         self._write_metadata()
 
@@ -138,9 +138,8 @@ class _Conversion:
         places = repeats.places()
         if not places:
             return links, {}
-        repeated, newest = settle(self.engine.map("Repeated resources", Compare(self.adapter, places), places.keys()))
-        links.add(newest)
-        return links, repeated
+        compared = self.engine.map("Repeated resources", Compare(self.adapter, places), places.keys())
+        return links, settle(compared, links)
 
     def _write_metadata(self) -> None:
         metadata = self.folder / "metadata"
@@ -173,13 +172,13 @@ class _Conversion:
             index_from=self.adapter.index_from(made or latest),
             history_from=self.adapter.history_from(made or latest),
             lasting=manifest.lasting,
-            patients=len(set(self.index.links.subjects.values())),
+            patients=len(set(self.index.subjects.values())),
         )
         write_json(metadata / "export.json", info.to_json())
 
     def _end(self) -> tuple[datetime | None, datetime | None]:
         """When the export was made, where it says so and its records agree; and the latest event."""
-        first, latest, strays = span(self.days, len(self.index.links.subjects))
+        first, latest, strays = span(self.days, len(self.index.subjects))
         if strays:
             log.warning(
                 "%s events lie more than a year after all others: the records are taken to end on %s",
@@ -198,7 +197,7 @@ class _Conversion:
         return made, latest
 
     def _subjects(self) -> pl.DataFrame:
-        pairs = [(number, key) for key, number in self.index.links.subjects.items() if key not in self.index.replaced]
+        pairs = [(number, key) for key, number in self.index.subjects.items() if key not in self.index.replaced]
         return pl.DataFrame(pairs, schema=schema.SUBJECTS, orient="row").sort("subject_id")
 
     def _dataset(self) -> dict[str, Any]:

@@ -329,7 +329,7 @@ def _time_reader(
                 if last is None or time > last:
                     last = time
             if last is not None:
-                return "visit_open" if last is OPEN else last
+                return "visit_open" if last == OPEN else last
         return "no_time" if alternatives else None
 
     return read

@@ -1,12 +1,13 @@
 """The first pass over an export: what resources are joined with, and which of them are there more than once.
 
-Its memory grows with patients, visits and drugs, and by eight bytes for every other resource.
+Its memory grows with patients, visits and drugs, and by eight bytes for every other resource; by some hundred more for
+each of those that are there more than once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -41,37 +42,38 @@ def key_of(read: Read) -> str | None:
     return found if found and isinstance(found, str) else None
 
 
+def decoder(adapter: Adapter) -> Callable[[bytes], Any]:
+    """Decodes a resource as far as the views of an adapter look, whether they make events or joins."""
+    return compile_reader([adapter.views[name] for name in (*adapter.manifest.events, *_joins(adapter))]).decode
+
+
+def _joins(adapter: Adapter) -> tuple[str, ...]:
+    joins = adapter.manifest.joins
+    return joins.patients, joins.visits, joins.drugs
+
+
 class _Glance(msgspec.Struct):
     """What is looked at of a resource that nothing is joined with."""
 
     resourceType: str
     id: str | None = None
-    meta: Any = None
 
 
 _glance = msgspec.json.Decoder(_Glance)
 
 
-class _Look:
-    """Decodes what others are joined with as far as that needs, and of other resources type, id and version.
+class _Stamp(msgspec.Struct):
+    lastUpdated: str | None = None
+    versionId: str | int | None = None
 
-    A Bundle is decoded whole. What nobody looks at is checked no more than in the second pass, so that both refuse the
-    same texts.
-    """
 
-    def __init__(self, adapter: Adapter):
-        joins = adapter.manifest.joins
-        views = [adapter.views[name] for name in (joins.patients, joins.visits, joins.drugs)]
-        self._joined = compile_reader(views, keep=("id", "meta", "identifier", "contained")).decode
+class _Stamped(msgspec.Struct):
+    """What a resource says of its version."""
 
-    def __call__(self, text: bytes) -> Any:
-        try:
-            glance = _glance.decode(text)
-        except (msgspec.DecodeError, RecursionError):
-            return orjson.loads(text)
-        if glance.resourceType in JOINED:
-            return self._joined(text)
-        return orjson.loads(text) if glance.resourceType == "Bundle" else glance
+    meta: _Stamp | None = None
+
+
+_stamped = msgspec.json.Decoder(_Stamped)
 
 
 @dataclass
@@ -93,7 +95,9 @@ class Gather:
     """The work of the first pass."""
 
     def __init__(self, adapter: Adapter):
-        self.adapter, self.codes, self.look = adapter, Codes(adapter), _Look(adapter)
+        self.adapter, self.codes = adapter, Codes(adapter)
+        views = [adapter.views[name] for name in _joins(adapter)]
+        self.joined = compile_reader(views, keep=("id", "identifier", "contained")).decode
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Gather, (self.adapter,)
@@ -101,12 +105,24 @@ class Gather:
     def __call__(self, piece: Piece) -> Gathered:
         index = Index(self.adapter, self.codes)
         marks = []
-        for read in piece.reads(self.look):
+        for read in piece.reads(self._look):
             key = key_of(read) if read.resource is not None else None
             marks.append(_mark(read.type, key) if key else 0)
             if key and read.type in JOINED:
                 index.enter(read, key)
         return Gathered((piece.file, piece.number), index.links, np.array(marks, np.uint64))
+
+    def _look(self, text: bytes) -> Any:
+        """What others are joined with as far as that needs, a Bundle whole, of any other resource type and id."""
+        try:
+            glance = _glance.decode(text)
+            if not text.isascii():
+                text.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return orjson.loads(text)
+        if glance.resourceType in JOINED:
+            return self.joined(text)
+        return orjson.loads(text) if glance.resourceType == "Bundle" else glance
 
 
 def _mark(kind: str, key: str) -> int:
@@ -158,10 +174,13 @@ class Contender:
 
 
 class Compare:
-    """The work of looking at the resources that are there more than once."""
+    """The work of looking at the resources that are there more than once; what the second pass refuses is none."""
 
     def __init__(self, adapter: Adapter, places: Mapping[PieceKey, Places]):
-        self.adapter, self.codes, self.places, self.look = adapter, Codes(adapter), places, _Look(adapter)
+        self.adapter, self.codes, self.places = adapter, Codes(adapter), places
+        self._decode = decoder(adapter)
+        self._gather = Gather(adapter)
+        self._text = b""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Compare, (self.adapter, self.places)
@@ -171,24 +190,38 @@ class Compare:
         wanted = self.places.get(name, _NOWHERE)
         return name, [
             self._contender(place, read)
-            for place, read in enumerate(piece.reads(self.look))
+            for place, read in enumerate(piece.reads(self._read))
             if place in wanted and read.resource is not None
         ]
 
+    def _read(self, text: bytes) -> Any:
+        self._text = text
+        return self._decode(text)
+
     def _contender(self, place: int, read: Read) -> Contender:
         key, links = key_of(read) or "", None
+        whole = read.resource.__class__ is dict
         if read.type in JOINED:
             index = Index(self.adapter, self.codes)
-            index.enter(read, key)
+            index.enter(read if whole else read._replace(resource=self._gather.joined(self._text)), key)
             links = index.links
-        return Contender(place, (read.type, key), version(read.resource), links)
+        return Contender(place, (read.type, key), version(read.resource if whole else self._stamp()), links)
+
+    def _stamp(self) -> Any:
+        try:
+            return _stamped.decode(self._text)
+        except (msgspec.DecodeError, RecursionError):
+            return {}
 
 
-def settle(contenders: Iterable[tuple[PieceKey, list[Contender]]]) -> tuple[dict[PieceKey, Places], Links]:
+def settle(contenders: Iterable[tuple[PieceKey, list[Contender]]], links: Links) -> dict[PieceKey, Places]:
     """Of several resources with one type and id the newest version counts, and of several such the first.
 
+    Args:
+        links: What others are joined with is brought to what the ones that count say.
+
     Returns:
-        The places of all others, by piece; and what others are joined with of the ones that count.
+        The places of all others, by piece.
     """
     best: dict[tuple[str, str], tuple[PieceKey, Contender]] = {}
     lost: dict[PieceKey, set[int]] = defaultdict(set)
@@ -201,8 +234,8 @@ def settle(contenders: Iterable[tuple[PieceKey, list[Contender]]]) -> tuple[dict
                 holder = piece, contender
             if holder is not None:
                 lost[holder[0]].add(holder[1].place)
-    links = Links()
+    links.forget_aliases({name for name in best if name[0] in JOINED})
     for _, contender in best.values():
         if contender.links:
             links.add(contender.links)
-    return {piece: frozenset(places) for piece, places in lost.items()}, links
+    return {piece: frozenset(places) for piece, places in lost.items()}

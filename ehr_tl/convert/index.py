@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -70,8 +70,7 @@ def version(resource: Any) -> Version:
         True
     """
     meta = element(resource, "meta")
-    meta = meta if isinstance(meta, dict) else {}
-    moment, number = meta.get("lastUpdated"), meta.get("versionId")
+    moment, number = element(meta, "lastUpdated"), element(meta, "versionId")
     written = parse_time(moment, UTC, True) if isinstance(moment, str) else None
     number = str(number) if isinstance(number, str | int) else ""
     return written or datetime.min, int(number) if number.isdecimal() and len(number) < _DIGITS else 0
@@ -90,7 +89,7 @@ class Links:
     """What resources are joined with, by id; plain data, so that parts of an export can be gathered apart.
 
     Attributes:
-        subjects: Patient id -> subject_id; a patient whose record was merged into another has the other's.
+        subjects: Patient id -> its own subject_id.
         merged: Patient id -> reference to the patient that its record was merged into.
         visit_ends: Encounter id -> its end, or `OPEN`.
         drugs: Medication id -> drug.
@@ -117,6 +116,11 @@ class Links:
     def alias(self, name: tuple[str, str], keys: Iterable[str]) -> None:
         self.aliases.setdefault(name, []).extend(keys)
 
+    def forget_aliases(self, resources: Collection[tuple[str, str]]) -> None:
+        """Forgets by what other names resources, given by type and id, may be called: an older version said so."""
+        for (kind, _), keys in self.aliases.items():
+            keys[:] = [key for key in keys if (kind, key) not in resources]
+
 
 class Index:
     """Finds patients, visits and drugs by what references say.
@@ -124,7 +128,8 @@ class Index:
     Attributes:
         adapter: Whose views read them.
         codes: Chooses the codes of drugs.
-        links: What is found.
+        links: What is found; it stays as it is, and so may be shared with other processes.
+        subjects: Patient id -> subject_id; a patient whose record was merged into another has the other's.
         replaced: Ids of patients that were merged into another.
         shared: Number of patients with an identifier that another has, too. Such an identifier names nobody.
         named: Ids of the Medications that the resource at hand was found to name.
@@ -132,12 +137,15 @@ class Index:
 
     def __init__(self, adapter: Adapter, codes: Codes, links: Links | None = None):
         self.adapter, self.codes, self.links = adapter, codes, links or Links()
+        self.subjects = dict(self.links.subjects)
         self.replaced: set[str] = set()
         self.named: set[str] = set()
         self._resolved: dict[tuple[str, str], str | None] = {}
         self._merge()
         self._resolved.clear()  # who was merged since may be meant by one identifier
-        shared = [keys for (kind, _), keys in self.links.aliases.items() if kind == PATIENT and self._several(keys)]
+        shared = [
+            keys for (kind, _), keys in self.links.aliases.items() if kind == PATIENT and self._several(kind, keys)
+        ]
         self.shared = len({key for keys in shared for key in keys})
 
     def enter(self, read: Read, key: str) -> None:
@@ -169,18 +177,18 @@ class Index:
         if key.startswith(("?", "urn:")):
             keys = self.links.aliases.get((kind, unquote(key.removeprefix("?identifier="))), ())
             if keys:
-                return None if self._several(keys) else keys[0]
+                return None if self._several(kind, keys) else keys[0]
             return key.rpartition(":")[2] if key.startswith("urn:") else None
         return key
 
-    def _several(self, keys: list[str]) -> bool:
+    def _several(self, kind: str, keys: Iterable[str]) -> bool:
         """Whether ids are those of several people or things; a merged patient is the one that it was merged into."""
-        return len({self.links.subjects.get(key, key) for key in keys}) > 1
+        return len({self.subjects.get(key, key) if kind == PATIENT else key for key in keys}) > 1
 
     def subject(self, reference: str | None) -> int | None:
         """The subject that a reference to a Patient means; None if it is absent from the export."""
         key = self.resolve(PATIENT, reference)
-        return self.links.subjects.get(key) if key else None
+        return self.subjects.get(key) if key else None
 
     def concepts(self, reference: str, resource: Any) -> list[Concept]:
         """The drugs that a reference to a Medication means: one, or those that it is mixed of.
@@ -201,14 +209,14 @@ class Index:
         if drug.concept:
             return [drug.concept]
         drugs = self.links.drugs
-        found: dict[Concept, None] = {}
+        found: dict[str, Concept] = {}
         for part in drug.ingredients:
             if isinstance(part, Concept):
-                found[part] = None
+                found.setdefault(part.code, part)
             elif (key := self.resolve(DRUG, part)) in drugs and (concept := drugs[key].concept):
                 self.named.add(key)
-                found[concept] = None
-        return list(found)
+                found.setdefault(concept.code, concept)
+        return list(found.values())
 
     def _rows(self, name: str, resource: dict[str, Any]) -> list[dict[str, Any]]:
         view = self.adapter.views[name]
@@ -272,7 +280,7 @@ class Index:
 
     def _merge(self) -> None:
         """Gives merged patients the subject of the record that lives on; where links go in a circle none does."""
-        subjects, merged = self.links.subjects, self.links.merged
+        subjects, merged = self.subjects, self.links.merged
         ends: dict[str, str | None] = {}
         for key in merged:
             way, at = set(), key

@@ -13,14 +13,14 @@ from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.codes import Codes, Concept
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
-from ehr_tl.convert.gather import PieceKey, Places, key_of
+from ehr_tl.convert.gather import PieceKey, Places, decoder, key_of
 from ehr_tl.convert.index import DRUG, PATIENT, Index, Links
 from ehr_tl.convert.span import Days, days_of
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
 from ehr_tl.convert.units import Units
 from ehr_tl.convert.write import table_of
 from ehr_tl.fhir.pieces import Piece, Read
-from ehr_tl.fhir.views import compile_reader, set_element
+from ehr_tl.fhir.views import set_element
 
 _NOWHERE: Places = frozenset()
 
@@ -74,8 +74,7 @@ class Convert:
         codes = Codes(adapter)
         units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
-        views = [adapter.views[name] for name in adapter.manifest.events]
-        self.decode = compile_reader(views).decode
+        self.decode = decoder(adapter)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]

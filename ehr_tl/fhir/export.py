@@ -198,7 +198,7 @@ def open_export(path: str | Path) -> Export:
         raise ExportError(
             "The export is named by a URI",
             expected="a path on this machine",
-            fix="fetch it first (`ehr-tl fetch` from a FHIR server), or convert it with --engine spark, which reads URIs",
+            fix="fetch it first (`ehr-tl fetch` from a FHIR server), or convert with --engine spark, which reads URIs",
         )
     path = Path(path)
     if not path.exists():

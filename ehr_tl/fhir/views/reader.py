@@ -71,7 +71,7 @@ class Reader:
         for name in self._raw:
             value = getattr(resource, name)
             if value.__class__ is msgspec.Raw:
-                setattr(resource, name, orjson.loads(memoryview(value)))
+                setattr(resource, name, _held(value))
         return resource
 
 
@@ -83,6 +83,14 @@ def compile_reader(views: Iterable[View], keep: Iterable[str] = ("id", "containe
         keep: Elements of resources that are held whole where no view names them.
     """
     return Reader(views, keep)
+
+
+def _held(raw: msgspec.Raw) -> Any:
+    """A kept element; None where it holds a number beyond a double, as nothing else in it can be wrong by now."""
+    try:
+        return orjson.loads(memoryview(raw))
+    except ValueError:
+        return None
 
 
 def _shapes(views: Iterable[View]) -> dict[str, Shape]:
