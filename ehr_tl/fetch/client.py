@@ -35,9 +35,9 @@ class Client(cfs.FhirClient):
     """A client to one server: an async context, with `request`.
 
     Beyond what it inherits: whether the server can be reached at all is asked once, not for minutes; a server that does
-    not name its token endpoint is served with the one that is given; every refusal is a `FetchError`. The token is shown
-    to the server's own origin alone, unless its manifest asks for more, and nothing that an encrypted server names is
-    asked for unencrypted.
+    not name its token endpoint is served with the one that is given; every refusal is a `FetchError`. Only the server's
+    own origin sees the token, unless its manifest asks for more, and nothing that an encrypted server names is asked
+    for unencrypted.
 
     Args:
         url: The server's base URL.
@@ -149,7 +149,7 @@ class Client(cfs.FhirClient):
         if step == KICK_OFF and response.status_code == 202 and "Content-Location" not in response.headers:
             raise FetchError(f"{unsigned(path)} does not say where the export's state is told (no Content-Location)")
         if step == STATUS and response.status_code == 200:
-            self._check_manifest(response)
+            return httpx.Response(200, json=self._manifest(response))
         if not stream:
             for name in set(response.headers) - _HEADERS:
                 del response.headers[name]
@@ -203,13 +203,14 @@ class Client(cfs.FhirClient):
             )
         return FetchError(f"{unsigned(url)}, asked for {step}, gives an answer that is no JSON")
 
-    def _check_manifest(self, response: httpx.Response) -> None:
-        """Sees to it that what smart-fetch will read is there to read."""
+    def _manifest(self, response: httpx.Response) -> dict[str, Any]:
+        """The manifest without what is null, which smart-fetch would take for a list."""
         try:
             manifest = response.json()
         except ValueError:
             manifest = None
-        manifest = manifest if isinstance(manifest, dict) else {}
+        given = manifest if isinstance(manifest, dict) else {}
+        manifest = {name: value for name, value in given.items() if value is not None}
         lists = [manifest.get("output"), *(manifest.get(name, []) for name in ("error", "deleted", "link"))]
         if not all(isinstance(each, list) and all(isinstance(entry, dict) for entry in each) for each in lists):
             told = short(self._mask(said(response)))
@@ -219,6 +220,7 @@ class Client(cfs.FhirClient):
                 expected="JSON with the list output (FHIR Bulk Data)",
                 fix="ask those who run the server",
             )
+        return manifest
 
     def _remember(self) -> None:
         self._shown.add(self._auth.sign_headers().get("Authorization", "").removeprefix("Bearer "))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import rich
 from smart_fetch.bulk_utils import BulkExporter
 
 from ehr_tl.errors import FetchError
@@ -174,7 +175,12 @@ def _kept(path: Path, item: Item) -> int | None:
 
 @contextmanager
 def discreet() -> Iterator[None]:
-    """Keeps signed URLs and cookies, which the HTTP library would tell of, out of logs; progress goes to stderr."""
+    """Keeps signed URLs and cookies, which the HTTP library would tell of, out of logs.
+
+    What smart-fetch prints goes to stderr, without the line across the screen that it begins with.
+    """
+    console = rich.get_console()
+    console.rule = lambda *_, **__: None
     loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -183,6 +189,7 @@ def discreet() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        del console.rule
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
 
