@@ -55,7 +55,6 @@ class Client(cfs.FhirClient):
             smart_jwks=access.keys,
         )
         self._url, self._access = url, access
-        self._origin = _origin(httpx.URL(url))
         self._signing_in = asyncio.Lock()
         self._shown: set[str] = set()  # tokens that servers have seen, and may quote
 
@@ -75,6 +74,7 @@ class Client(cfs.FhirClient):
     async def _meet(self, url: str) -> None:
         """Looks whether the server is there, and where it gives tokens."""
         try:
+            self._origin = _origin(httpx.URL(self._url))
             async with httpx.AsyncClient(timeout=_FIRST_CONTACT, follow_redirects=True) as session:
                 response = await session.get(url, headers={"Accept": "application/json"})
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -93,7 +93,7 @@ class Client(cfs.FhirClient):
                 expected="a server with SMART Backend Services",
                 fix="check the base URL, or name the token endpoint with --token-url",
             )
-        self._refuse_unencrypted(httpx.URL(str(endpoint)))
+        self._refuse_unencrypted(str(endpoint))
         # The library would look again, and stop where there is nothing even if it was told the endpoint.
         self._auth._config = found | {"token_endpoint": endpoint}
 
@@ -141,7 +141,7 @@ class Client(cfs.FhirClient):
                 request_callback=request_callback,
                 retry_callback=wait,
             )
-        except (cfs.RequestError, httpx.InvalidURL, ValueError) as error:
+        except (cfs.RequestError, FetchError, httpx.InvalidURL, ValueError) as error:
             told = self._explain(error, step, path)
             if error_callback:
                 error_callback(told)
@@ -165,8 +165,8 @@ class Client(cfs.FhirClient):
             if not request.url.userinfo:  # with these httpx has put a login for this address in its place
                 request.headers.pop("Authorization", None)
 
-    def _refuse_unencrypted(self, url: httpx.URL) -> None:
-        if self._origin[0] == "https" and url.scheme == "http":
+    def _refuse_unencrypted(self, url: str | httpx.URL) -> None:
+        if self._origin[0] == "https" and str(url).lower().startswith("http:"):
             raise FetchError(
                 f"{self._url} sends on to {unsigned(url)}, which is not encrypted",
                 expected="https, as at the base URL",
@@ -188,6 +188,8 @@ class Client(cfs.FhirClient):
         return self._auth.sign_headers()
 
     def _explain(self, error: Exception, step: str, url: str) -> FetchError:
+        if isinstance(error, FetchError):
+            return error
         if isinstance(error, cfs.AuthError):
             step, error = SIGN_IN, error.__cause__ or error
             url = (getattr(self._auth, "_config", None) or {}).get("token_endpoint") or url

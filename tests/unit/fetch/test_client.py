@@ -7,6 +7,7 @@ from functools import partialmethod
 
 import httpx
 import pytest
+from cumulus_fhir_support import RequestError
 
 from ehr_tl.errors import FetchError
 from ehr_tl.fetch.access import Access
@@ -32,13 +33,14 @@ def ask(monkeypatch):
         init = partialmethod(httpx.AsyncClient.__init__, transport=httpx.MockTransport(handler))
         with monkeypatch.context() as patch:
             patch.setattr(httpx.AsyncClient, "__init__", init)
-            error = asyncio.run(run(url, base, settings))
+            error = asyncio.run(run(url, base, dict(settings)))
         return [each for each in sent if not each[0].startswith(f"{base}/")], error
 
-    async def run(url: str, base: str, settings) -> FetchError | None:
+    async def run(url: str, base: str, settings: dict) -> FetchError | None:
+        method = settings.pop("method", "GET")
         async with Client(base, (), Access.of(bearer_token="secret")) as client:
             try:
-                await (await client.request("GET", url, **settings)).aclose()
+                await (await client.request(method, url, **settings)).aclose()
             except FetchError as error:
                 return error
 
@@ -82,6 +84,24 @@ def test_an_encrypted_server_names_no_address_in_the_clear(ask, settings):
 def test_a_server_in_the_clear_may_name_others_which_see_no_token(ask):
     sent, error = ask(CLEAR, base="http://fhir.example/r4", token=True, **FILE)
     assert (sent, error) == ([(CLEAR, None)], None)
+
+
+@pytest.mark.parametrize("endpoint", ["http://fhir.example/token", "HTTP://other.example/token"])
+def test_an_encrypted_server_does_not_give_tokens_in_the_clear(monkeypatch, endpoint):
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, json={"token_endpoint": endpoint}))
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", partialmethod(httpx.AsyncClient.__init__, transport=answers))
+
+    async def sign_in() -> None:
+        async with Client(BASE, (), Access("client", {"keys": []})):
+            pass
+
+    with pytest.raises(FetchError, match="not encrypted"):
+        asyncio.run(sign_in())
+
+
+def test_a_removal_that_asks_for_the_token_elsewhere_fails_as_a_courtesy_may(ask):
+    with pytest.raises(RequestError, match="shown only to the server itself"):
+        ask(OTHER, answers={OTHER: httpx.Response(401)}, method="DELETE")
 
 
 def test_another_host_that_asks_for_the_token_is_told_as_such(ask):
