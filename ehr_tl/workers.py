@@ -32,7 +32,7 @@ def work(task: Callable[[Item], Result], items: Iterable[Item], workers: int) ->
         workers: Processes; with one the work is done here.
 
     Raises:
-        RunError: A worker was killed.
+        RunError: A worker ended before its work was done.
     """
     if workers <= 1:
         yield from map(task, items)
@@ -50,8 +50,8 @@ def work(task: Callable[[Item], Result], items: Iterable[Item], workers: int) ->
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise RunError(
-                "A process that shared the work was killed, most likely because memory ran out",
-                fix="use fewer with --threads, or a machine with more memory",
+                "A process that shared the work ended before its work was done; most often memory ran out",
+                fix="use fewer with --threads, or a machine with more memory; --threads 1 starts none",
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -165,7 +165,7 @@ class Units:
         """What a unit may mean in UCUM, the likeliest first; empty if nobody knows."""
         meant: dict[str | None, None] = {}
         for written in (" ".join(text.split()) for text in texts if text):
-            text = re.sub(r"\bmcg", "ug", _POWER_OF_TEN.sub(r"10*\1", written.translate(_MICRO)))
+            text = re.sub(r"\bmc(?=[gGlL])", "u", _POWER_OF_TEN.sub(r"10*\1", written.translate(_MICRO)))
             lower = text.casefold()
             exact = self._aliases.get(written) or self._aliases.get(text)
             meant |= dict.fromkeys((exact, text, self._folded.get(lower), lower))

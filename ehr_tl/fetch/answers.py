@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -62,8 +63,19 @@ def short(text: str) -> str:
 
 
 def unsigned(url: str | httpx.URL) -> str:
-    """A URL without its query, which may itself be a key to what it names."""
-    return str(url).split("?")[0].split("#")[0]
+    """A URL without what may itself be a key to what it names: login, query and fragment.
+
+    Examples:
+        >>> unsigned("https://user:secret@files.example:8443/Patient.ndjson?sig=1")
+        'https://files.example:8443/Patient.ndjson'
+    """
+    try:
+        parts = urlsplit(str(url))
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "a URL that cannot be read"
+    place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
+    return urlunsplit((parts.scheme, place, parts.path, "", ""))
 
 
 def refusal(step: str, url: str, response: httpx.Response, mask: Callable[[str], str]) -> FetchError:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import rich
 from smart_fetch.bulk_utils import BulkExporter
 
 from ehr_tl.errors import FetchError
@@ -47,16 +48,15 @@ class Exporter(BulkExporter):
 
     Args:
         client: A client that is open.
-        open_client: One that has no token to show.
         request: What is asked for.
         folder: Where files go.
         record: Of `folder`.
     """
 
-    def __init__(self, client: Client, open_client: Client, request: Request, folder: Path, record: Unfinished):
+    def __init__(self, client: Client, request: Request, folder: Path, record: Unfinished):
         super().__init__(client, set(request.types), request.url, str(folder), metadata=record)
         self.export_url = request.kick_off  # the library would ask for no type where none is named
-        self._open_client, self._folder, self._record = open_client, folder, record
+        self._folder, self._record = folder, record
         self._failed = False
 
     async def _download_all_ndjson_files(self, resource_json: dict, item_type: str) -> None:
@@ -127,11 +127,12 @@ class Exporter(BulkExporter):
 
     async def _fetch_once(self, item: Item, path: Path) -> int:
         address = unsigned(item.url)
-        response = await (self._client if item.token else self._open_client).request(
+        response = await self._client.request(
             "GET",
             item.url,
             headers={"Accept": "application/fhir+ndjson"},
             stream=True,
+            token=item.token,
             retry_delays=_BUSY_WAITS,
             request_callback=partial(self._log.download_request, address, item.kind, item.type),
             error_callback=partial(self._log.download_error, address),
@@ -174,7 +175,12 @@ def _kept(path: Path, item: Item) -> int | None:
 
 @contextmanager
 def discreet() -> Iterator[None]:
-    """Keeps signed URLs and cookies, which the HTTP library would tell of, out of logs; progress goes to stderr."""
+    """Keeps signed URLs and cookies, which the HTTP library would tell of, out of logs.
+
+    What smart-fetch prints goes to stderr, without the line across the screen that it begins with.
+    """
+    console = rich.get_console()
+    console.rule = lambda *_, **__: None
     loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -183,6 +189,7 @@ def discreet() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        del console.rule
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
 
@@ -193,7 +200,7 @@ async def export(request: Request, access: Access, folder: Path, record: Unfinis
     Raises:
         FetchError: The server cannot be reached, refuses, or does not deliver.
     """
-    async with Client(request.url, request.types, access) as client, Client(None, (), Access()) as open_client:
+    async with Client(request.url, request.types, access) as client:
         version = str(client.capabilities.get("fhirVersion") or "4")
         if version.split(".")[0] != "4":
             raise FetchError(
@@ -202,7 +209,7 @@ async def export(request: Request, access: Access, folder: Path, record: Unfinis
                 fix="ask for the address of its R4 interface: many servers have several",
             )
         try:
-            await Exporter(client, open_client, request, folder, record).export()
+            await Exporter(client, request, folder, record).export()
         except SystemExit as end:
             if isinstance(end.code, str):  # how the library tells of its errors
                 raise FetchError(end.code, fix="run the same command again later") from None

@@ -99,7 +99,7 @@ def fetch(
     try:
         import smart_fetch.bulk_utils  # noqa: F401
     except ImportError:
-        raise FetchError("smart-fetch is not installed", fix="pip install 'ehr_tl[fetch]'") from None
+        raise FetchError("smart-fetch is not installed", fix="pip install -c constraints.txt '.[fetch]'") from None
     from ehr_tl.fetch.access import Access
     from ehr_tl.fetch.content import deletions, problems
     from ehr_tl.fetch.exporter import discreet, export

@@ -29,7 +29,7 @@ class Item:
         url: Where it comes from.
         name: What it is called in the folder.
         count: How many resources it holds, where the server says so.
-        token: Whether the token is to be shown: not to a file server that has other locks.
+        token: Whether the server says that the token is to be shown; None where it does not say.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Item:
     url: str
     name: str
     count: int | None
-    token: bool
+    token: bool | None
 
 
 def items_of(pages: list[dict[str, Any]]) -> list[Item]:
@@ -52,7 +52,7 @@ def items_of(pages: list[dict[str, Any]]) -> list[Item]:
                     raise FetchError("The server's manifest names a file without its resource type or URL")
                 numbers[kind, name] += 1
                 file = f"{name}.{numbers[kind, name]:03}.ndjson"
-                count = entry.get("count")
+                count, token = entry.get("count"), page.get("requiresAccessToken")
                 items.append(
                     Item(
                         kind,
@@ -60,7 +60,7 @@ def items_of(pages: list[dict[str, Any]]) -> list[Item]:
                         url,
                         file if kind == "output" else f"{kind}/{file}",
                         count if isinstance(count, int) else None,
-                        page.get("requiresAccessToken", True) is not False,
+                        token if isinstance(token, bool) else None,
                     )
                 )
     return items

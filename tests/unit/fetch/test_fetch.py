@@ -395,6 +395,13 @@ def test_what_is_no_manifest(server, get, tmp_path, answer, body):
     assert {each.name for each in tmp_path.iterdir()} == {"key.jwk", "out"}
 
 
+def test_lists_of_a_manifest_that_are_null_are_empty(server, get, answer):
+    entry = {"type": "Patient", "url": f"{server.root}/files/Patient.ndjson"}
+    nulls = {"error": None, "deleted": None, "link": None, "requiresAccessToken": None}
+    server.out_of_turn["/status/1"] = [answer(body={"transactionTime": None, "output": [entry], **nulls})]
+    assert get().resources == {"Patient": 2}
+
+
 def test_an_outcome_in_place_of_the_manifest(server, get, answer, outcome):
     server.out_of_turn["/status/1"] = [answer(body=outcome("fatal", "timeout", "Too late"))]
     with pytest.raises(FetchError, match=r"manifest and says: fatal \(timeout\): Too late"):
@@ -569,6 +576,7 @@ def test_no_secret_is_written_logged_or_shown(server, key, get, tmp_path, answer
     assert server.secrets and secrets_in(server, key, said.stdout, said.stderr, *content(out)) == []
     if fault:
         assert said.stdout == "" and said.stderr.splitlines()[-1].startswith("Error: ")
+        assert "───" not in said.stderr and "---" not in said.stderr
     else:
         assert "Holds    53 resources in 3 files" in said.stdout and said.stdout.endswith(f"Export: {out}\n")
 
@@ -595,7 +603,7 @@ def test_the_log_of_a_library_call_holds_no_secret(server, key, get, caplog):
 def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "smart_fetch", None)
     monkeypatch.delitem(sys.modules, "smart_fetch.bulk_utils", raising=False)
-    with pytest.raises(FetchError, match=re.escape("pip install 'ehr_tl[fetch]'")):
+    with pytest.raises(FetchError, match=re.escape("pip install -c constraints.txt '.[fetch]'")):
         ehr_tl.fetch("https://fhir.example", tmp_path / "out")
 
 
