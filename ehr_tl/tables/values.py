@@ -18,6 +18,8 @@ _COMPARATORS = {"": None, "=": None, "<": "<", ">": ">", "<=": "<=", ">=": ">=",
 _NUMERAL = r"[-+]?(?:\d+(?:{0}\d*)?|{0}\d+)(?:[eE][-+]?\d{{1,3}})?"
 #: What consists of digits and marks like a number, but is none in the notation of its table.
 _OTHER_NOTATION = re.compile(r"(?:[<>=≤≥]|[<>]=)?\s*[-+]?[\d.,'\s]*\d[\d.,'\s]*(?:[eE][-+]?\d+)?")
+#: More are read as a float; Python makes no integer of thousands.
+_DIGITS = 18
 _MIDNIGHT = re.compile(r"T00:00(:00([.,]0+)?)?(Z|[-+]00(:?00)?)?")
 
 
@@ -84,7 +86,10 @@ def result(decimal: str) -> Callable[[Any], tuple[Any, str | None, str | None]]:
 
 
 def _value(numeral: str, decimal: str) -> int | float:
-    return int(numeral) if numeral.lstrip("+-").isdecimal() else float(numeral.replace(decimal, "."))
+    digits = numeral.lstrip("+-")
+    if digits.isdecimal() and len(digits) <= _DIGITS:
+        return int(numeral)
+    return float(numeral.replace(decimal, "."))
 
 
 def _plain(value: Any) -> Any:

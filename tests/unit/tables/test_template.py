@@ -97,6 +97,14 @@ def test_results(value, becomes):
     assert made(elements, [{"A": value, "B": "-"}], decimal=",")[0] == becomes | {"z": "-"}
 
 
+@pytest.mark.parametrize("kind", ["number", "result"])
+def test_a_numeral_however_long_stops_nothing(kind):
+    elements = {"value": {"column": "A", kind: True}}
+    rows = made(elements, [{"A": digits * 5000} for digits in "10"] + [{"A": "1" + "0" * 18}, {"A": "7"}])
+    values = [row["value"] if kind == "number" else row["valueQuantity"]["value"] for row in rows]
+    assert values == [math.inf, 0, 10**18, 7]
+
+
 def test_elements_are_put_together_and_left_out_together():
     elements = {
         "status": {"fixed": "final"},
