@@ -145,7 +145,7 @@ class TableExport(Export):
             if read.resource is None:
                 faults.append(read)
             else:
-                objects.setdefault(read.resource.pop(_KEY), read.resource)
+                objects.setdefault(str(read.resource.pop(_KEY)), read.resource)
 
 
 def _asked(batch: Batch, place: int, values: set[str]) -> Batch:
@@ -185,7 +185,7 @@ def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
 def _once(reads: Iterator[Read]) -> Iterator[Read]:
     seen: set[str | None] = {None}
     for read in reads:
-        if read.resource is not None and (key := read.resource.get("id")) not in seen:
+        if read.resource is not None and (key := text(read.resource.get("id"))) not in seen:
             seen.add(key)
             yield read
 

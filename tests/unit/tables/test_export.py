@@ -104,6 +104,29 @@ def test_patients_without_a_table_of_their_own(folder, tmp_path):
     assert found == [("3", "a_events.parquet", 1), ("1", "a_events.parquet", 2), ("2", "b_events.parquet", 2)]
 
 
+def test_lists_where_one_value_belongs_take_no_other_row_along(tmp_path):
+    columns = {
+        "MRN": [["1"], ["2"]],
+        "BORN": [["1950-01-01"], None],
+        "TEST": [["7"], ["8", "9"]],
+        "RESULT": [[5.4], None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "patients.parquet")
+    pq.write_table(pa.table({"NO": [["7"], ["6"]], "NAME": ["Glucose", "x"]}), tmp_path / "tests.parquet")
+    born = {
+        **PATIENTS,
+        "elements": {**PATIENTS["elements"], "birthDate": {"column": "BORN", "date": True}},
+        "once": True,
+    }
+    labs = {**LABS, "file": "patients", "elements": {**LABS["elements"], "value": {"column": "RESULT", "result": True}}}
+    found = [read.resource for read in opened(tmp_path, {"tests": TESTS}, patients=born, labs=labs).read()]
+    patients = [resource for resource in found if resource["resourceType"] == "Patient"]
+    assert [patient.get("birthDate") for patient in patients] == ["no date", None]
+    results = [resource for resource in found if resource["resourceType"] == "Observation"]
+    assert [resource.get("valueQuantity") for resource in results] == [{"value": "no number"}, None]
+    assert all(resource["code"]["code"] for resource in results)
+
+
 def test_files_that_are_empty_or_damaged(folder, tmp_path):
     folder(patients_csv="MRN\n1\n", labs__1_csv="", labs__2_csv="MRN,TEST\n")
     (tmp_path / "labs" / "3.parquet").write_bytes(b"PAR1 and no more")

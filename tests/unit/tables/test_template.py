@@ -71,6 +71,9 @@ def one(element, value, **more):
         ({"number": True}, Decimal("5.4"), 5.4),
         ({"number": True}, math.nan, None),
         ({"number": True}, "nan", "no number"),
+        ({"date": True}, ["2020-03-01"], "no date"),
+        ({"number": True}, [5.4], "no number"),
+        ({"number": True, "empty": ["-"]}, {"low": 5.4}, "no number"),
     ],
 )
 def test_values(element, value, becomes):
