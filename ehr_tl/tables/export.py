@@ -171,13 +171,9 @@ def _keyed(look_up: LookUp) -> Source:
 def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
     """Gives the object of a key; one that the table does not have is a row without anything else."""
     _, blank = Template(look_up, {}).bind(Header([look_up.key], ""))
-    blanks: dict[str, Any] = {}
 
     def find(key: str) -> Mapping[str, Any]:
-        found = objects.get(key) or blanks.get(key)
-        if found is None:
-            found = blanks[key] = next(blank([[key]]))
-        return found
+        return objects.get(key) or next(blank([[key]]))
 
     return find
 

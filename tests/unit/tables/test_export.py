@@ -1,6 +1,7 @@
 """Which files are which tables, and what a table export yields."""
 
 import pickle
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 from ehr_tl.config import build
 from ehr_tl.errors import AdapterError, ExportError
 from ehr_tl.fhir.export import open_export
-from ehr_tl.tables.export import open_tables
+from ehr_tl.tables.export import _finder, open_tables
 from ehr_tl.tables.spec import LookUp, Table
 
 PATIENTS = {"resource": "Patient", "elements": {"id": "MRN"}}
@@ -94,6 +95,18 @@ def test_only_rows_that_are_asked_for_are_looked_up(folder):
     assert codes == [{"code": "Glucose"}, {"code": "8"}, None, {"code": "9"}, {"code": "Glucose"}]
     assert export._looked_up["tests"][0].keys() == {"7", "8"}
     assert [(r.file, r.line, r.fault) for r in export.read() if r.fault] == [("tests.csv", 6, "bad_row")]
+
+
+def test_keys_that_the_table_lacks_do_not_pile_up():
+    find = _finder(build(LookUp, TESTS, "tests", AdapterError), {})
+    assert find("7") == {"code": "7"}
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            find(f"key {number}")
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_patients_without_a_table_of_their_own(folder, tmp_path):
