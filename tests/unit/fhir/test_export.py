@@ -281,6 +281,23 @@ def test_what_a_bulk_data_client_lays_down_beside_the_resources_is_left_alone(tm
     assert opened.ignored == aside
 
 
+@pytest.mark.parametrize("name", [".a", ".old/a", "sub/.old/deep/a", "__MACOSX/a", "sub/__MACOSX/a"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_hidden_files_and_folders_are_left_alone(tmp_path, name, packed):
+    hidden = {f"{name}.ndjson": ndjson(1), f"{name}.csv": b"a\n1\n", f"{name}.zip": b"no zip"}
+    files = {"x.ndjson": ndjson(1, first=1), "x.csv": b"a\n1\n", **hidden}
+    if packed:
+        zipped(tmp_path / "all.zip", files)
+    else:
+        for each, content in files.items():
+            (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / each).write_bytes(content)
+    opened = open_export(tmp_path)
+    assert [file.name.removeprefix("all.zip/") for file in opened.files] == ["x.ndjson"]
+    assert [file.name.removeprefix("all.zip/") for file in opened.tables] == ["x.csv"]
+    assert {name.removeprefix("all.zip/") for name in opened.ignored} == {"x.csv", *hidden}
+
+
 def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(ExportError, match="no export at"):
         open_export(tmp_path / "absent")
