@@ -88,6 +88,17 @@ def lines(content: Iterator[bytes]) -> Iterator[bytes | None]:
         yield b"".join(pieces) if size <= LARGEST else None
 
 
+def head(content: Iterator[bytes]) -> bytes:
+    """The blocks that the first line is in, as one; no more than what `document` tells as too large."""
+    pieces, size = [], 0
+    for block in content:
+        pieces.append(block)
+        size += len(block)
+        if b"\n" in block or size > LARGEST:
+            break
+    return b"".join(pieces)
+
+
 def document(content: Iterator[bytes]) -> bytes:
     """All blocks as one.
 

@@ -47,8 +47,8 @@ _DATA = re.compile(r"\.(ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE)
 _TABLE = re.compile(r"\.((csv|tsv)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _LINES = re.compile(r"\.ndjson(\.gz|\.zst)?$", re.IGNORECASE)
 _MANIFEST = re.compile(r"^(.*manifest.*|export)\.json$|^log\.ndjson$", re.IGNORECASE)
-#: Hidden files, what a Mac adds to a zip, and what Bulk Data clients lay down beside the resources.
-_LEFT = re.compile(r"(^|/)\.[^/]*$|^__MACOSX/|(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
+#: What Bulk Data clients lay down beside the resources.
+_LEFT = re.compile(r"(^|/)(error/OperationOutcome|deleted/Bundle)\.[^/]*$")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _MANIFEST_SIZE = 16 << 20
 
@@ -229,9 +229,11 @@ def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
         name = PurePosixPath(file.name).name
         if name == UNFINISHED:
             raise _unfinished(path)
-        if file.size is None or _LEFT.search(file.name) or not _DATA.search(name):
+        if file.size is None or _is_hidden(file.name):
             ignored.append(file.name)
-            if _is_table(file):
+        elif _LEFT.search(file.name) or not _DATA.search(name):
+            ignored.append(file.name)
+            if _TABLE.search(name):
                 tables.append(file)
         elif _MANIFEST.search(name) and (manifest := _manifest(file)) is not None:
             ignored.append(file.name)
@@ -243,9 +245,14 @@ def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
     return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
 
 
-def _is_table(file: ExportFile) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file.name).parts)
-    return file.size is not None and not hidden and _TABLE.search(file.name) is not None
+def _is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it is in, is hidden, or what a Mac adds to a zip.
+
+    Examples:
+        >>> _is_hidden(".old/a.ndjson"), _is_hidden("all.zip/__MACOSX/a.csv"), _is_hidden("all.zip/./a.ndjson")
+        (True, True, False)
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _unfinished(path: PurePath) -> ExportError:
@@ -334,7 +341,7 @@ def expand(file: ExportFile, shown: str, archive: Callable[[], zipfile.ZipFile])
     Raises:
         ExportError: A zip is damaged or would climb out of its folder or swell beyond all measure.
     """
-    if not file.name.lower().endswith(".zip") or file.path.name.startswith("."):
+    if not file.name.lower().endswith(".zip") or _is_hidden(file.name):
         yield file
         return
     try:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from io import BytesIO
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import orjson
 
-from ehr_tl.fhir.blocks import Unreadable, document, lines
+from ehr_tl.fhir.blocks import Unreadable, document, head, lines
 
 #: Bytes of text in a piece, about.
 SIZE = 4 << 20
 BOM = b"\xef\xbb\xbf"
+#: Lines of a document without sense that are looked at.
+_FEW = 8
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 
 
@@ -115,12 +118,13 @@ def line_pieces(file: str, lines: Iterable[bytes | None], number: int = 0, first
 def document_pieces(file: str, content: Iterator[bytes]) -> Iterator[Piece]:
     """A Bundle's entries in pieces; a document that is no Bundle, or broken, is one text.
 
-    NDJSON that is named as a document, as Spark does, is known by its first line.
+    NDJSON that is named as a document, as Spark does, is known by its first line; where that is damaged, by one of the
+    next, and read whole.
     """
     try:
-        first = next(content, b"")
-        content = chain([first], content)
-        if _is_lines(first):
+        start = head(content)
+        content = chain([start], content)
+        if _begins_with_line(start):
             yield from line_pieces(file, lines(content))
             return
         text = document(content).removeprefix(BOM)
@@ -128,6 +132,9 @@ def document_pieces(file: str, content: Iterator[bytes]) -> Iterator[Piece]:
         yield Piece(file, 0, 1, [], fault=error.reason)
         return
     entries = _entries(text)
+    if entries is None and _is_damaged_lines(text):
+        yield from line_pieces(file, lines(BytesIO(text)))
+        return
     if entries is None:
         yield Piece(file, 0, 1, [text])
         return
@@ -145,14 +152,36 @@ def document_pieces(file: str, content: Iterator[bytes]) -> Iterator[Piece]:
         yield Piece(file, number, first, texts, urls)
 
 
-def _is_lines(block: bytes) -> bool:
+def _begins_with_line(start: bytes) -> bool:
     """Whether the first line is a whole resource, and others follow."""
-    line, _, more = block.partition(b"\n")
-    try:
-        value = orjson.loads(line.removeprefix(BOM)) if more.strip() else None
-    except ValueError:
-        return False
+    line, _, more = start.partition(b"\n")
+    return bool(more.strip()) and _is_resource(line.removeprefix(BOM))
+
+
+def _is_damaged_lines(text: bytes) -> bool:
+    """Whether one of the first lines is a whole resource, and the text as a whole no JSON.
+
+    What is indented is a part of something larger, such as a Bundle that breaks off.
+    """
+    first = list(islice(BytesIO(text), _FEW))
+    return (
+        len(first) > 1
+        and any(line.startswith(b"{") and _is_resource(line) for line in first)
+        and _decoded(text) is None
+    )
+
+
+def _is_resource(text: bytes) -> bool:
+    value = _decoded(text)
     return isinstance(value, dict) and "resourceType" in value
+
+
+def _decoded(text: bytes) -> Any:
+    """JSON decoded; None where it is none."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return None
 
 
 class _Entry(msgspec.Struct):

@@ -145,7 +145,7 @@ class TableExport(Export):
             if read.resource is None:
                 faults.append(read)
             else:
-                objects.setdefault(read.resource.pop(_KEY), read.resource)
+                objects.setdefault(str(read.resource.pop(_KEY)), read.resource)
 
 
 def _asked(batch: Batch, place: int, values: set[str]) -> Batch:
@@ -171,13 +171,9 @@ def _keyed(look_up: LookUp) -> Source:
 def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
     """Gives the object of a key; one that the table does not have is a row without anything else."""
     _, blank = Template(look_up, {}).bind(Header([look_up.key], ""))
-    blanks: dict[str, Any] = {}
 
     def find(key: str) -> Mapping[str, Any]:
-        found = objects.get(key) or blanks.get(key)
-        if found is None:
-            found = blanks[key] = next(blank([[key]]))
-        return found
+        return objects.get(key) or next(blank([[key]]))
 
     return find
 
@@ -185,7 +181,7 @@ def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
 def _once(reads: Iterator[Read]) -> Iterator[Read]:
     seen: set[str | None] = {None}
     for read in reads:
-        if read.resource is not None and (key := read.resource.get("id")) not in seen:
+        if read.resource is not None and (key := text(read.resource.get("id"))) not in seen:
             seen.add(key)
             yield read
 

@@ -26,6 +26,10 @@ _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF
 _HEAD = 1 << 20
 #: Characters of a line; more are no row, and their fields would not fit in memory.
 _LONGEST = 1 << 24
+#: Handler of bytes that do not belong to an encoding: the escape of a byte that is in no UTF-8. The usual one,
+#: `surrogateescape`, has none for half a character of UTF-16.
+_DAMAGE = "ehr_tl.damage"
+codecs.register_error(_DAMAGE, lambda error: ("\udcff", error.end))
 
 
 class Batch(NamedTuple):
@@ -139,10 +143,7 @@ def _as_utf8(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """The blocks as UTF-8; bytes that do not belong to the encoding are no UTF-8 either."""
     if codecs.lookup(encoding).name == "utf-8":
         return content
-    if encoding.startswith("utf-16"):
-        decoded = codecs.iterdecode(content, encoding, errors="replace")
-    else:
-        decoded = codecs.iterdecode(content, encoding, errors="surrogateescape")
+    decoded = codecs.iterdecode(content, encoding, errors=_DAMAGE)
     return (block.encode(errors="surrogateescape") for block in decoded)
 
 

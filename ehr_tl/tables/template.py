@@ -166,7 +166,10 @@ class Template:
             return lambda value: f"{before}{value}{after}"
         if element.look_up is not None:
             find, take = self._find[element.look_up], element.take
-            return find if take is None else lambda key: (find(key) or {}).get(take)
+            # Of a list the text is looked up, which is no row's key: it is told as a code that is not known.
+            if take is None:
+                return lambda key: find(str(key))
+            return lambda key: (find(str(key)) or {}).get(take)
         return None
 
 
@@ -188,8 +191,8 @@ def _cleaner(element: Element, nothing: set[str]) -> Callable[[Any], Any]:
 
 
 def _kept(value: Any) -> Any:
-    """A value of its own kind; text without blanks around it."""
-    return text(value) if value.__class__ is str else value
+    """A value of its own kind; text without blanks around it. What has parts is text."""
+    return text(value) if isinstance(value, str | list | dict) else value
 
 
 def _one(place: int, clean: Callable[[Any], Any]) -> _Values:

@@ -18,6 +18,8 @@ _COMPARATORS = {"": None, "=": None, "<": "<", ">": ">", "<=": "<=", ">=": ">=",
 _NUMERAL = r"[-+]?(?:\d+(?:{0}\d*)?|{0}\d+)(?:[eE][-+]?\d{{1,3}})?"
 #: What consists of digits and marks like a number, but is none in the notation of its table.
 _OTHER_NOTATION = re.compile(r"(?:[<>=≤≥]|[<>]=)?\s*[-+]?[\d.,'\s]*\d[\d.,'\s]*(?:[eE][-+]?\d+)?")
+#: More are read as a float; Python makes no integer of thousands.
+_DIGITS = 18
 _MIDNIGHT = re.compile(r"T00:00(:00([.,]0+)?)?(Z|[-+]00(:?00)?)?")
 
 
@@ -84,17 +86,22 @@ def result(decimal: str) -> Callable[[Any], tuple[Any, str | None, str | None]]:
 
 
 def _value(numeral: str, decimal: str) -> int | float:
-    return int(numeral) if numeral.lstrip("+-").isdecimal() else float(numeral.replace(decimal, "."))
+    digits = numeral.lstrip("+-")
+    if digits.isdecimal() and len(digits) <= _DIGITS:
+        return int(numeral)
+    return float(numeral.replace(decimal, "."))
 
 
 def _plain(value: Any) -> Any:
-    """A value that is no text; Decimals become floats, and what is not a number is none."""
+    """A value that is no text; Decimals become floats, and what is not a number is none. A list is no number."""
+    if value.__class__ is list:
+        return NO_NUMBER
     if value is None or isinstance(value, bool) or value != value:
         return None
     return float(value) if isinstance(value, Decimal) else value
 
 
-def moment(forms: tuple[str, ...], day_at_midnight: bool) -> Callable[[str], str]:
+def moment(forms: tuple[str, ...], day_at_midnight: bool) -> Callable[[Any], str]:
     """A function that writes dates and times as FHIR does, as precisely as they are known. ISO 8601 is always read.
 
     Examples:
@@ -109,11 +116,14 @@ def moment(forms: tuple[str, ...], day_at_midnight: bool) -> Callable[[str], str
     readers = [*map(_by_form, alike), _iso, *(_by_form(form) for form in forms if form not in alike)]
 
     @lru_cache(maxsize=1 << 16)
-    def read(value: str) -> str:
+    def known(value: str) -> str:
         found = next(filter(None, (reader(value) for reader in readers)), None)
         if found is None:
             return NO_DATE
         return found[:10] if day_at_midnight and _MIDNIGHT.fullmatch(found, 10) else found
+
+    def read(value: Any) -> str:
+        return NO_DATE if value.__class__ is list else known(value)
 
     return read
 

@@ -1,7 +1,9 @@
+import base64
 import gzip
 import io
 import json
 import os
+import random
 import traceback
 import zipfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_tl.errors import ExportError
-from ehr_tl.fhir import blocks, export
+from ehr_tl.fhir import blocks, export, pieces
 from ehr_tl.fhir.export import FAULTS, UNFINISHED, open_export
 
 
@@ -92,6 +94,29 @@ def test_lines_in_a_file_that_is_named_as_a_document(tmp_path, ending):
     content = b"\xef\xbb\xbf" + ndjson(2) + b"{oops\n" + json.dumps(bundle(patient(2))).encode()
     (tmp_path / f"part-00000.json{ending}").write_bytes(PACKERS[ending](content))
     assert [(what, line) for what, _, line in read(tmp_path)] == [("p0", 1), ("p1", 2), ("not_json", 3), ("p2", 4)]
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_lines_are_known_where_the_first_is_cut_off_or_long(tmp_path, ending, monkeypatch):
+    cut = json.dumps(patient(0)).encode()[:-9] + b"\n" + ndjson(2, first=1)
+    (tmp_path / f"a.json{ending}").write_bytes(PACKERS[ending](cut))
+    photo = base64.b64encode(random.Random(0).randbytes(1 << 20)).decode()  # more than a block, packed or not
+    long = json.dumps(patient(3) | {"photo": photo}).encode() + b"\n" + ndjson(2, first=4)
+    (tmp_path / f"b.json{ending}").write_bytes(PACKERS[ending](long))
+    found = [("not_json", 1), ("p1", 2), ("p2", 3), ("p3", 1), ("p4", 2), ("p5", 3)]
+    assert [(what, line) for what, _, line in read(tmp_path)] == found
+    monkeypatch.setattr(pieces, "document", None)  # long lines do not need it
+    assert [what for what, _, _ in read(tmp_path / f"b.json{ending}")] == ["p3", "p4", "p5"]
+
+
+def test_a_document_is_not_taken_for_lines(tmp_path):
+    """Even where a resource has a line of its own in it."""
+    whole = b'{"resourceType":"Bundle","entry":[{"resource":\n' + ndjson(1) + b"}]}"
+    (tmp_path / "a.json").write_bytes(whole)
+    inside = {"resourceType": "List", "id": "l", "contained": [patient(1)]}
+    (tmp_path / "b.json").write_bytes(json.dumps(inside).encode().replace(b"[{", b"[\n{").replace(b"}]", b"}\n]"))
+    (tmp_path / "c.json").write_bytes(json.dumps(bundle(patient(2)), indent=2).encode()[:-9])
+    assert [what for what, _, _ in read(tmp_path)] == ["p0", "l", "not_json"]
 
 
 def test_lines_that_are_no_resource_are_told_apart(tmp_path):
@@ -279,6 +304,23 @@ def test_what_a_bulk_data_client_lays_down_beside_the_resources_is_left_alone(tm
     opened = open_export(tmp_path)
     assert [file.name for file in opened.files] == ["Patient.ndjson", "error/Patient.ndjson"]
     assert opened.ignored == aside
+
+
+@pytest.mark.parametrize("name", [".a", ".old/a", "sub/.old/deep/a", "__MACOSX/a", "sub/__MACOSX/a"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_hidden_files_and_folders_are_left_alone(tmp_path, name, packed):
+    hidden = {f"{name}.ndjson": ndjson(1), f"{name}.csv": b"a\n1\n", f"{name}.zip": b"no zip"}
+    files = {"x.ndjson": ndjson(1, first=1), "x.csv": b"a\n1\n", **hidden}
+    if packed:
+        zipped(tmp_path / "all.zip", files)
+    else:
+        for each, content in files.items():
+            (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / each).write_bytes(content)
+    opened = open_export(tmp_path)
+    assert [file.name.removeprefix("all.zip/") for file in opened.files] == ["x.ndjson"]
+    assert [file.name.removeprefix("all.zip/") for file in opened.tables] == ["x.csv"]
+    assert {name.removeprefix("all.zip/") for name in opened.ignored} == {"x.csv", *hidden}
 
 
 def test_nothing_to_read_is_an_error(tmp_path):

@@ -1,6 +1,8 @@
 """Which files are which tables, and what a table export yields."""
 
+import gc
 import pickle
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 from ehr_tl.config import build
 from ehr_tl.errors import AdapterError, ExportError
 from ehr_tl.fhir.export import open_export
-from ehr_tl.tables.export import open_tables
+from ehr_tl.tables.export import _finder, open_tables
 from ehr_tl.tables.spec import LookUp, Table
 
 PATIENTS = {"resource": "Patient", "elements": {"id": "MRN"}}
@@ -96,12 +98,48 @@ def test_only_rows_that_are_asked_for_are_looked_up(folder):
     assert [(r.file, r.line, r.fault) for r in export.read() if r.fault] == [("tests.csv", 6, "bad_row")]
 
 
+def test_keys_that_the_table_lacks_do_not_pile_up():
+    find = _finder(build(LookUp, TESTS, "tests", AdapterError), {})
+    assert find("7") == {"code": "7"}
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            find(f"key {number}")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_patients_without_a_table_of_their_own(folder, tmp_path):
     for name, numbers in (("a", [3, 1, 3]), ("b", [1, 2, None])):
         pq.write_table(pa.table({"MRN": numbers}), folder() / f"{name}_events.parquet")
     export = opened(tmp_path, people={**PATIENTS, "file": "*_events", "once": True})
     found = [(r.resource["id"], r.file, r.line) for r in export.read()]
     assert found == [("3", "a_events.parquet", 1), ("1", "a_events.parquet", 2), ("2", "b_events.parquet", 2)]
+
+
+def test_lists_where_one_value_belongs_take_no_other_row_along(tmp_path):
+    columns = {
+        "MRN": [["1"], ["2"]],
+        "BORN": [["1950-01-01"], None],
+        "TEST": [["7"], ["8", "9"]],
+        "RESULT": [[5.4], None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "patients.parquet")
+    pq.write_table(pa.table({"NO": [["7"], ["6"]], "NAME": ["Glucose", "x"]}), tmp_path / "tests.parquet")
+    born = {
+        **PATIENTS,
+        "elements": {**PATIENTS["elements"], "birthDate": {"column": "BORN", "date": True}},
+        "once": True,
+    }
+    labs = {**LABS, "file": "patients", "elements": {**LABS["elements"], "value": {"column": "RESULT", "result": True}}}
+    found = [read.resource for read in opened(tmp_path, {"tests": TESTS}, patients=born, labs=labs).read()]
+    patients = [resource for resource in found if resource["resourceType"] == "Patient"]
+    assert [patient.get("birthDate") for patient in patients] == ["no date", None]
+    results = [resource for resource in found if resource["resourceType"] == "Observation"]
+    assert [resource.get("valueQuantity") for resource in results] == [{"value": "no number"}, None]
+    assert all(resource["code"]["code"] for resource in results)
 
 
 def test_files_that_are_empty_or_damaged(folder, tmp_path):

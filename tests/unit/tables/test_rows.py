@@ -122,6 +122,18 @@ def test_what_is_not_in_the_encoding(table):
     assert faults == [(300_002, "bad_encoding")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_what_is_not_in_utf_16(table, encoding):
+    half, stands_for = "\ud800".encode("utf-16-be", "surrogatepass"), "\ue000".encode("utf-16-be")
+    if "be" not in encoding:
+        half, stands_for = half[::-1], stands_for[::-1]
+    content = "a,b\n1,x\ue000y\n3,4\n5,6".encode(encoding).replace(stands_for, half)
+    declared = Source(elements={"id": "a"}, encoding=encoding)
+    assert read(table(content), declared) == ([(3, ("3", "4")), (4, ("5", "6"))], [(2, "bad_encoding")])
+    rows, faults = read(table(content[:-1]), declared)  # the last character is cut in two
+    assert (rows, faults) == ([(3, ("3", "4"))], [(2, "bad_encoding"), (4, "bad_encoding")])
+
+
 def test_a_file_that_breaks_off(table):
     packed = gzip.compress(b"a,b\n" + b"1,2\n" * 100_000 + bytes(range(256)) * 50)
     rows, faults = read(table(packed[: len(packed) - 300], "t.csv.gz"))

@@ -71,6 +71,9 @@ def one(element, value, **more):
         ({"number": True}, Decimal("5.4"), 5.4),
         ({"number": True}, math.nan, None),
         ({"number": True}, "nan", "no number"),
+        ({"date": True}, ["2020-03-01"], "no date"),
+        ({"number": True}, [5.4], "no number"),
+        ({"number": True, "empty": ["-"]}, {"low": 5.4}, "no number"),
     ],
 )
 def test_values(element, value, becomes):
@@ -95,6 +98,14 @@ def test_values(element, value, becomes):
 def test_results(value, becomes):
     elements = {"value": {"column": "A", "result": True}, "z": "B"}
     assert made(elements, [{"A": value, "B": "-"}], decimal=",")[0] == becomes | {"z": "-"}
+
+
+@pytest.mark.parametrize("kind", ["number", "result"])
+def test_a_numeral_however_long_stops_nothing(kind):
+    elements = {"value": {"column": "A", kind: True}}
+    rows = made(elements, [{"A": digits * 5000} for digits in "10"] + [{"A": "1" + "0" * 18}, {"A": "7"}])
+    values = [row["value"] if kind == "number" else row["valueQuantity"]["value"] for row in rows]
+    assert values == [math.inf, 0, 10**18, 7]
 
 
 def test_elements_are_put_together_and_left_out_together():
