@@ -153,7 +153,7 @@ class _Conversion:
             "resources": self.coverage.to_json(),
             "events": self.events,
             "codes": codes,
-            **inventory(scan_events(self.folder), codes, self.glossary.displays),
+            **inventory(scan_events(self.folder), codes, self.glossary.displays()),
             "units": count_changes(self.folder / "data"),
             "concept_maps": self.glossary.concept_maps(),
             "ignored_files": list(map(masked, self.export.ignored)),

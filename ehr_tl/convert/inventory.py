@@ -24,7 +24,7 @@ def inventory(
     Args:
         events: All of them, `schema.EVENTS`.
         codes: System -> how often its codes were `kept`, `mapped` and `unmapped`.
-        displays: Code -> what the hospital calls it, where that comes with the code.
+        displays: Code -> what the hospital calls it, as `Glossary.displays` gives it.
 
     Returns:
         `rows`: type of resource -> events; they add up to all events.

@@ -66,6 +66,21 @@ def test_names_codes_that_enough_subjects_have_as_often_as_they_were_used(conver
     assert "Rare" not in json.dumps(found.events.coverage)
 
 
+def test_a_display_of_fewer_subjects_is_not_shown_however_often_it_was_used(converted, fhir):
+    enough = range(FEWEST_SUBJECTS)
+    found = converted(
+        *people(FEWEST_SUBJECTS),
+        *(told(fhir, 0, f"{code}{n}", code=ours(code, f"As told by {CANARY}")) for n in range(9) for code in "AB"),
+        *(told(fhir, i, "own", code=ours("A", f"{CANARY} {i}")) for i in enough),
+        *(told(fhir, i, "same", code=ours("B", "Blood sugar")) for i in enough),
+    )
+    assert {code: found["name"] for code, found in unmapped(found).items()} == {
+        "ours//A": None,
+        "ours//B": "Blood sugar",
+    }
+    assert CANARY not in json.dumps(found.events.coverage)
+
+
 def test_answers_count_for_their_own_system(converted, fhir):
     answer = {"coding": [{"system": "urn:ours", "code": "YES", "display": "Yes"}]}
     found = converted(
