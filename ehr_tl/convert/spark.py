@@ -248,9 +248,7 @@ def _blocks(session: SparkSession, export: Export) -> dict[str, int]:
 @contextmanager
 def _session() -> Iterator[SparkSession]:
     if importlib.util.find_spec("pyspark") is None:
-        raise RunError(
-            "pyspark is not installed", fix="pip install -c constraints.txt '.[spark]', with Java 17 or newer beside it"
-        )
+        raise RunError("pyspark is not installed", fix="pip install -c constraints.txt '.[spark]', with Java 17 or newer beside it")
     warnings.filterwarnings("ignore", category=FutureWarning, module="pyspark")  # of versions of pandas
     from py4j.protocol import Py4JError
     from pyspark import SparkContext
