@@ -18,6 +18,9 @@ TEXT = "TEXT"
 #: A code that fewer subjects have is counted, and named nowhere but in the events themselves: it may point at somebody.
 FEWEST_SUBJECTS = 5
 
+#: Code systems of fewer subjects, counted together: of a system that only records name, the URL may be somebody's name.
+OTHER_SYSTEMS = "other systems"
+
 _BETWEEN = "\n"
 
 

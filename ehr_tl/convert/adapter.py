@@ -31,9 +31,10 @@ from zoneinfo import ZoneInfo
 import orjson
 import yaml
 
+from ehr_tl.concepts import TEXT
 from ehr_tl.config import build
 from ehr_tl.convert.concept_maps import ConceptMaps
-from ehr_tl.convert.naming import Naming
+from ehr_tl.convert.naming import LOCAL, Naming
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
 from ehr_tl.convert.units import Scale, check_scales
 from ehr_tl.errors import AdapterError, ExportError
@@ -184,6 +185,13 @@ class Adapter:
     earliest: datetime
     latest: datetime
     files: tuple[Path, ...]
+
+    @property
+    def systems(self) -> frozenset[str]:
+        """Short names of code systems that do not come from the records: they are the manifest's, or ours."""
+        manifest = self.manifest
+        roles = (self.naming.system(rule.bare) for rule in manifest.events.values() if rule.bare)
+        return frozenset({TEXT, LOCAL, *manifest.systems.values(), *manifest.local_systems.values(), *roles})
 
     def opened(self, export: str | Path | Export) -> Export:
         """An export as this adapter reads it: its FHIR resources, or its tables as such.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.concepts import TEXT
+from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT
 from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.concept_maps import Target
 from ehr_tl.convert.hierarchies import look_up
@@ -74,6 +74,14 @@ class Concept:
     @property
     def description(self) -> str | None:
         return dict(self.descriptions).get(self.code)
+
+
+class Use(NamedTuple):
+    """How often a concept was used: `number` of events, and whose, up to `FEWEST_SUBJECTS`, where it has displays."""
+
+    concept: Concept
+    number: int
+    subjects: Collection[int] = ()
 
 
 class _Candidate(NamedTuple):
@@ -272,34 +280,46 @@ class Codes:
 
 
 class Glossary:
-    """The codes that events were given: what they mean, what lies above them, how they came about.
-
-    Attributes:
-        displays: Code -> the first display that came with it.
-    """
+    """The codes that events were given: what they mean, what lies above them, how they came about."""
 
     def __init__(self) -> None:
-        self.displays: dict[str, str] = {}
+        self._displays: Counter[tuple[str, str]] = Counter()
+        self._bearers: dict[tuple[str, str], set[int]] = {}
         self._descriptions: dict[str, str] = {}
         self._above: dict[str, str] = {}
         self._codes: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._asked: Counter[Asked] = Counter()
 
-    def add(self, uses: Iterable[tuple[Concept, int]]) -> None:
+    def add(self, uses: Iterable[Use]) -> None:
         """Enters concepts with the number of their events; what is said first of a code counts."""
-        for concept, number in uses:
+        for concept, number, subjects in uses:
             self._codes.update(dict.fromkeys((concept.code, *concept.others)))
             for code, description in concept.descriptions:
                 self._descriptions.setdefault(code, description)
             for code, parent in concept.above:
                 self._above.setdefault(code, parent)
-            for code, display in concept.displays:
-                self.displays.setdefault(code, display)
+            for display in concept.displays:
+                self._displays[display] += number
+                bearers = self._bearers.setdefault(display, set())
+                if len(bearers) < FEWEST_SUBJECTS:
+                    bearers.update(subjects)
             for system, how in concept.counts:
                 self._counts.setdefault(system, Counter())[how] += number
             for asked in concept.asked:
                 self._asked[asked] += number
+
+    def displays(self) -> dict[str, str]:
+        """Code -> its commonest display of those that at least `FEWEST_SUBJECTS` subjects have.
+
+        A display comes with the code in most hospitals; in others somebody typed it, and it may name a patient. Uses
+        would not tell: one patient may have most of them.
+        """
+        found: dict[str, str] = {}
+        for (code, display), _ in sorted(self._displays.items(), key=lambda item: (-item[1], item[0])):
+            if len(self._bearers[code, display]) >= FEWEST_SUBJECTS:
+                found.setdefault(code, display)
+        return found
 
     def counts(self) -> dict[str, dict[str, int]]:
         """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""

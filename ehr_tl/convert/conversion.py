@@ -147,14 +147,14 @@ class _Conversion:
         table = self.glossary.table(self.terminology).to_arrow()
         pq.write_table(meds.CodeMetadataSchema.align(table), metadata / "codes.parquet")
         self._subjects().write_parquet(metadata / "subjects.parquet")
-        codes = self.glossary.counts()
+        maps = self.glossary.concept_maps()
+        named = self.adapter.systems | maps.keys()
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.events,
-            "codes": codes,
-            **inventory(scan_events(self.folder), codes, self.glossary.displays),
+            **inventory(scan_events(self.folder), self.glossary.counts(), named, self.glossary.displays()),
             "units": count_changes(self.folder / "data"),
-            "concept_maps": self.glossary.concept_maps(),
+            "concept_maps": maps,
             "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,
             **({"absent_tables": list(self.export.absent)} if self.export.absent else {}),

@@ -9,8 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from ehr_tl.concepts import FEWEST_SUBJECTS
 from ehr_tl.convert.adapter import Adapter
-from ehr_tl.convert.codes import Codes, Concept
+from ehr_tl.convert.codes import Codes, Concept, Use
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.gather import PieceKey, Places, decoder, key_of
@@ -31,7 +32,7 @@ class Tally:
 
     Attributes:
         events: Their number.
-        concepts: The concepts of the events, in the order in which they come first, with the number of their events.
+        concepts: The concepts of the events, in the order in which they come first.
         terminology: What CodeSystems and ValueSets say of codes.
         coverage: What became of the resources.
         drugs: Ids of the Medications that became events.
@@ -39,7 +40,7 @@ class Tally:
     """
 
     events: int
-    concepts: list[tuple[Concept, int]]
+    concepts: list[Use]
     terminology: Terminology
     coverage: Coverage
     drugs: set[str]
@@ -94,8 +95,7 @@ class Convert:
                 self._learn(read, terminology, coverage)
             else:
                 self._read(read, place in repeated, events, coverage, drugs)
-        concepts = list(Counter(event.concept for event in events).items())
-        tally = Tally(len(events), concepts, terminology, coverage, drugs, days_of(events))
+        tally = Tally(len(events), _uses(events), terminology, coverage, drugs, days_of(events))
         return Part(table_of(events), tally)
 
     def _learn(self, read: Read, terminology: Terminology, coverage: Coverage) -> None:
@@ -167,3 +167,13 @@ class Convert:
         for fault in faults:
             coverage.fault(read.type, fault)
         return reason
+
+
+def _uses(events: list[Event]) -> list[Use]:
+    numbers = Counter(event.concept for event in events)
+    subjects: dict[Concept, set[int]] = {concept: set() for concept in numbers if concept.displays}
+    for event in events:
+        some = subjects.get(event.concept)
+        if some is not None and len(some) < FEWEST_SUBJECTS:
+            some.add(event.subject_id)
+    return [Use(concept, number, subjects.get(concept, ())) for concept, number in numbers.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT, concept, parts, system
+from ehr_tl.concepts import FEWEST_SUBJECTS, OTHER_SYSTEMS, TEXT, concept, parts, system
 from ehr_tl.events import Events
 from ehr_tl.schema import BIRTH, COURSE, DEATH
 
@@ -35,7 +35,8 @@ class Familiarity:
         codes: The same of distinct codes, each by the best of its events.
         subjects: Subjects by the share of their events that are known or related: `half_or_more`, `less`, and `none`
             without any such event.
-        systems: Code system -> the same as `events`.
+        systems: Code system -> the same as `events`; those that coverage does not name, and that fewer than
+            `FEWEST_SUBJECTS` subjects have, in one.
         missing: The commonest unknown codes: `code`, `events`, `subjects`; only such as `FEWEST_SUBJECTS` have, and no
             texts.
     """
@@ -82,6 +83,7 @@ def familiarity(events: Events, known: Collection[str], checkpoint: str) -> Fami
     counts = counts.with_columns(
         level=pl.Series(level, dtype=pl.Enum(LEVELS)), system=pl.Series(owner, dtype=pl.String)
     )
+    counts = counts.with_columns(system=_shown(frame, counts, systems))
     best = counts.group_by("code").agg(pl.min("level"))
     return Familiarity(
         checkpoint=checkpoint,
@@ -113,6 +115,19 @@ def _level(concept: str, code: str, known: frozenset[str], events: Events) -> st
 
 def _by_level(counts: pl.DataFrame) -> dict[str, int]:
     return dict.fromkeys(LEVELS, 0) | dict(counts.iter_rows())
+
+
+def _shown(frame: pl.LazyFrame, counts: pl.DataFrame, systems: Collection[str]) -> pl.Expr:
+    """The system of a concept as it may be named."""
+    others = counts.select("concept", "system").filter(~pl.col("system").is_in(list(systems)))
+    rare = (
+        frame.join(others.lazy(), on="concept")
+        .group_by("system")
+        .agg(subjects=pl.col("subject_id").n_unique())
+        .filter(pl.col("subjects") < FEWEST_SUBJECTS)
+        .collect(engine="streaming")["system"]
+    )
+    return pl.when(pl.col("system").is_in(rare.to_list())).then(pl.lit(OTHER_SYSTEMS)).otherwise("system")
 
 
 def _subjects(frame: pl.LazyFrame, counts: pl.DataFrame, total: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ import pytest
 
 from ehr_tl.concepts import FEWEST_SUBJECTS
 from ehr_tl.convert import convert
+from ehr_tl.tokens.familiarity import familiarity
 
 ADAPTERS = Path(__file__).parents[3] / "adapters"
 EXAMPLES = sorted(ADAPTERS.glob("*/examples/*/in"))
@@ -66,6 +67,21 @@ def test_names_codes_that_enough_subjects_have_as_often_as_they_were_used(conver
     assert "Rare" not in json.dumps(found.events.coverage)
 
 
+def test_a_display_of_fewer_subjects_is_not_shown_however_often_it_was_used(converted, fhir):
+    enough = range(FEWEST_SUBJECTS)
+    found = converted(
+        *people(FEWEST_SUBJECTS),
+        *(told(fhir, 0, f"{code}{n}", code=ours(code, f"As told by {CANARY}")) for n in range(9) for code in "AB"),
+        *(told(fhir, i, "own", code=ours("A", f"{CANARY} {i}")) for i in enough),
+        *(told(fhir, i, "same", code=ours("B", "Blood sugar")) for i in enough),
+    )
+    assert {code: found["name"] for code, found in unmapped(found).items()} == {
+        "ours//A": None,
+        "ours//B": "Blood sugar",
+    }
+    assert CANARY not in json.dumps(found.events.coverage)
+
+
 def test_answers_count_for_their_own_system(converted, fhir):
     answer = {"coding": [{"system": "urn:ours", "code": "YES", "display": "Yes"}]}
     found = converted(
@@ -73,6 +89,32 @@ def test_answers_count_for_their_own_system(converted, fhir):
     )
     assert found.codes_of("Observation/o0-A") == ["LOINC//2345-7//ours//YES"]
     assert list(unmapped(found)) == ["ours//YES"]
+
+
+def test_a_system_that_only_few_records_name_is_counted_and_not_named(converted, fhir):
+    def of(system, code="1"):
+        return {"coding": [{"system": system, "code": code}]}
+
+    few = range(FEWEST_SUBJECTS - 1)
+    found = converted(
+        *people(FEWEST_SUBJECTS),
+        *(told(fhir, i, f"A{n}", code=of(f"urn:names/{CANARY}", n)) for i in few for n in "12"),
+        told(fhir, 0, "B", code=of(f"urn:{CANARY}-too")),
+        *(told(fhir, i, "C", code=of("urn:ours", str(i))) for i in range(FEWEST_SUBJECTS)),
+    )
+    coverage = found.events.coverage
+    adds_up(coverage)
+    times = 2 * len(few) + 1
+    assert coverage["codes"]["other systems"] == {"kept": 0, "mapped": 0, "unmapped": times}
+    assert coverage["unmapped"] == {
+        "other systems": {"codes": 3, "times": times, "common": []},
+        "ours": {"codes": FEWEST_SUBJECTS, "times": FEWEST_SUBJECTS, "common": []},
+    }
+    assert CANARY not in json.dumps(coverage)
+    known = familiarity(found.events, {"LOINC//1"}, "mine").systems
+    assert known == {
+        name: {"exactly": 0, "related": 0, "unknown": n["times"]} for name, n in coverage["unmapped"].items()
+    }
 
 
 def test_what_people_typed_is_counted_and_never_shown(converted, fhir):
