@@ -133,7 +133,7 @@ class Export:
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
         tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
         absent: Tables that the adapter could have read, as it calls them.
-        unused: Columns of tables that it reads nothing from, with their file.
+        unused: Columns of tables that it reads nothing from: file, tables that read it (as in `tables.labs`), column.
     """
 
     path: PurePath
@@ -142,7 +142,7 @@ class Export:
     transaction_time: datetime | None
     tables: tuple[ExportFile, ...] = ()
     absent: tuple[str, ...] = ()
-    unused: tuple[tuple[str, str], ...] = ()
+    unused: tuple[tuple[str, str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.

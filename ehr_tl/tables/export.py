@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class TableExport(Export):
                 yield Read(None, "?", part.name, 1, None, "unreadable_file")
                 continue
             template = Template(source, find, how.decimal, resource, only)
-            header = Header(how.header, part.name)
+            header = Header(how.header)
             used, rows = template.bind(header)
             if not used:  # columns that may be absent, and are
                 continue
@@ -170,7 +171,7 @@ def _keyed(look_up: LookUp) -> Source:
 
 def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
     """Gives the object of a key; one that the table does not have is a row without anything else."""
-    _, blank = Template(look_up, {}).bind(Header([look_up.key], ""))
+    _, blank = Template(look_up, {}).bind(Header([look_up.key]))
     blanks: dict[str, Any] = {}
 
     def find(key: str) -> Mapping[str, Any]:
@@ -194,18 +195,21 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
     """The tables of an export; headers are read, and nothing else yet.
 
     Raises:
-        ExportError: There is no table of patients, or one lacks a column.
+        ExportError: There is no table of patients, or one lacks a header or a column.
     """
     files: list[TableFile] = []
     absent: dict[str, Source] = {}
-    used: dict[tuple[str, tuple[str, ...]], set[int]] = {}
+    used: dict[tuple[str, tuple[str, ...]], tuple[list[str], set[int]]] = {}
     for name, source in {**look_ups, **tables}.items():
-        parts = [(file, _form(file, source)) for file in _matching(export, name, source)]
+        called = f"{'look_ups' if name in look_ups else 'tables'}.{name}"
+        parts = [(file, _form(file, source, called)) for file in _matching(export, name, source)]
         for file, how in parts:
             if how and how.header:
-                read = _check(Header(how.header, file.name), source, name)
+                read = _check(Header(how.header), source, called)
                 if name in tables:
-                    used.setdefault((file.name, how.header), set()).update(read)
+                    users, places = used.setdefault((file.name, how.header), ([], set()))
+                    users.append(called)
+                    places.update(read)
         if not parts:
             absent[name] = source
         elif isinstance(source, Table) and source.once:
@@ -225,8 +229,8 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
         tables=export.tables,
         absent=tuple(dict.fromkeys(" or ".join(source.names(name)) for name, source in absent.items())),
         unused=tuple(
-            (file, column)
-            for (file, header), places in used.items()
+            (file, ", ".join(users), column)
+            for (file, header), (users, places) in used.items()
             for place, column in enumerate(header)
             if place not in places
         ),
@@ -241,16 +245,22 @@ def _check(header: Header, source: Source, name: str) -> set[int]:
     Raises:
         ExportError: One that it needs is absent.
     """
-    kind, source = ("look_ups", _keyed(source)) if isinstance(source, LookUp) else ("tables", source)
-    header.check(source, f"{kind}.{name} of the adapter")
+    source = _keyed(source) if isinstance(source, LookUp) else source
+    header.check(source, name)
     return {place for name in Template(source, {}).columns if (place := header.place(name)) is not None}
 
 
-def _form(file: ExportFile, source: Source) -> Form | None:
+def _form(file: ExportFile, source: Source, name: str) -> Form | None:
     try:
         return read_form(file, source) if file.size else Form(())
     except Unreadable:
         return None
+    except csv.Error:
+        raise ExportError(
+            f"The first line of a file of {name} is no header",
+            expected="a text file (CSV) whose first line has the names of columns",
+            fix="see whether it opens as text, each row on a line of its own; if not, export it again",
+        ) from None
 
 
 def _matching(export: Export, name: str, source: Source) -> list[ExportFile]:

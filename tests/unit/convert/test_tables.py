@@ -185,9 +185,9 @@ def test_mistakes_of_the_manifest_name_its_key(tmp_path):
 
 def test_what_is_left_out_of_tables():
     found = left_out(ENGLISH, "spreadsheet")
-    assert found.columns == {"patients.csv: phone": 4}
+    assert found.columns == {"tables.patients: phone": 4}
     assert found.absent == ("vitals", "procedures")
-    assert "patients.csv: phone" in found.text and "555-0100" not in found.text
+    assert "tables.patients: phone" in found.text and "555-0100" not in found.text
     assert left_out(DATASET, "meds").columns == {}
 
 
