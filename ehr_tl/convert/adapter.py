@@ -196,7 +196,7 @@ class Adapter:
             return open_tables(export, self.manifest.tables, self.manifest.look_ups)
         if not export.files:
             raise ExportError(
-                f"{export.path} holds tables ({len(export.tables)} files) and no FHIR, which the adapter "
+                f"{export.path} holds tables (files: {len(export.tables):,}) and no FHIR, which the adapter "
                 f"{self.manifest.name} reads",
                 expected="an adapter that says what the tables hold, such as omop, meds or spreadsheet",
                 fix="make one with: ehr-tl adapters new my_hospital --from spreadsheet",

@@ -199,6 +199,7 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
     """
     files: list[TableFile] = []
     absent: dict[str, Source] = {}
+    empty: dict[str, Source] = {}
     used: dict[tuple[str, tuple[str, ...]], tuple[list[str], set[int]]] = {}
     for name, source in {**look_ups, **tables}.items():
         called = f"{'look_ups' if name in look_ups else 'tables'}.{name}"
@@ -210,6 +211,8 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
                     users, places = used.setdefault((file.name, how.header), ([], set()))
                     users.append(called)
                     places.update(read)
+        if parts and all(how is not None and not how.header for _, how in parts):
+            empty[name] = source
         if not parts:
             absent[name] = source
         elif isinstance(source, Table) and source.once:
@@ -227,7 +230,8 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
         ignored=tuple(sorted({*export.ignored, *(file.name for file in export.files)} - taken)),
         transaction_time=export.transaction_time,
         tables=export.tables,
-        absent=tuple(dict.fromkeys(" or ".join(source.names(name)) for name, source in absent.items())),
+        absent=(*_called(absent), *(f"{called} (empty)" for called in _called(empty))),
+        empty=_called(empty),
         unused=tuple(
             (file, ", ".join(users), column)
             for (file, header), (users, places) in used.items()
@@ -237,6 +241,16 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
         sources=tables,
         look_ups=look_ups,
     )
+
+
+def _called(sources: Mapping[str, Source]) -> tuple[str, ...]:
+    """What the adapter calls their files; several may be taken from one."""
+    return tuple(dict.fromkeys(" or ".join(source.names(name)) for name, source in sources.items()))
+
+
+def tables_named(export: Export, sources: Mapping[str, Source]) -> int:
+    """How many of an export's tables are called as these say, whatever is in them."""
+    return len({file.name for name, source in sources.items() for file in _matching(export, name, source)})
 
 
 def _check(header: Header, source: Source, name: str) -> set[int]:
@@ -288,7 +302,13 @@ def _is_called(path: str, name: str) -> bool:
 
 
 def _no_patients(export: Export, tables: Mapping[str, Table]) -> ExportError:
-    wanted = " or ".join(" or ".join(table.names(name)) for name, table in tables.items())
+    wanted = " or ".join(_called(tables))
+    if export.files and not export.tables:
+        return ExportError(
+            f"{export.path} holds no table at all, but FHIR by the names of its files (files: {len(export.files):,})",
+            expected="for this adapter tables, as .csv or .parquet",
+            fix="read FHIR with `--adapter fhir_r4`, or let `ehr-tl doctor` say which adapter fits",
+        )
     return ExportError(
         f"{export.path} holds no table of patients ({len(export.tables)} of its files are tables by their names)",
         expected=f"{wanted or 'a table whose resource is Patient'}, as .csv or .parquet, or a folder of such",

@@ -73,6 +73,17 @@ def test_patients_that_are_absent_are_an_error_without_names_of_files(folder):
     assert "wilhelmina" not in str(caught.value)
 
 
+def test_fhir_is_told_from_tables(folder):
+    with pytest.raises(ExportError, match=r"but FHIR.*files: 1\).*--adapter fhir_r4.*ehr-tl doctor"):
+        opened(folder(**{"Patient.ndjson": '{"resourceType": "Patient", "id": "9"}\n'}), patients=PATIENTS)
+
+
+def test_tables_without_a_header_are_named(folder):
+    folder(patients_csv="MRN\n1\n", labs_csv="", vitals__1_csv="", vitals__2_csv="MRN,TEST\n")
+    export = opened(folder(), {"tests": TESTS}, patients=PATIENTS, labs=LABS, vitals=LABS)
+    assert export.empty == ("labs",) and export.absent == ("tests", "labs (empty)")
+
+
 def test_a_column_that_is_absent_is_an_error_before_anything_is_read(folder):
     with pytest.raises(ExportError, match=r"tables.labs has no column TEST; it has MRN, RESULT") as caught:
         folder(patients_csv="MRN\n", labs__wilhelmina_csv="MRN,RESULT\n")
