@@ -20,6 +20,7 @@ from ehr_tl.tables.rows import Batch, Form, batches, read_form
 from ehr_tl.tables.spec import LookUp, Source, Table
 from ehr_tl.tables.template import Find, Header, Template
 from ehr_tl.tables.values import text
+from ehr_tl.wording import counted
 
 #: The resource type without which there is nobody to say anything about.
 PATIENT = "Patient"
@@ -305,7 +306,7 @@ def _no_patients(export: Export, tables: Mapping[str, Table]) -> ExportError:
     wanted = " or ".join(_called(tables))
     if export.files and not export.tables:
         return ExportError(
-            f"{export.path} holds no table at all, but FHIR by the names of its files (files: {len(export.files):,})",
+            f"{export.path} holds no tables, but FHIR by the names of its files ({counted(len(export.files), 'file')})",
             expected="for this adapter tables, as .csv or .parquet",
             fix="read FHIR with `--adapter fhir_r4`, or let `ehr-tl doctor` say which adapter fits",
         )

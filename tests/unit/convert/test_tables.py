@@ -197,7 +197,7 @@ def test_tables_are_recognised_by_their_names_and_columns(tmp_path):
     assert guess_adapter(ENGLISH) == ("spreadsheet", "5 of 5 tables looked at have the names and columns it asks for")
     (tmp_path / "wilhelmina.csv").write_text("no,name\n1,Wilhelmina\n")
     assert guess_adapter(tmp_path)[0] == "fhir_r4"
-    with pytest.raises(ExportError, match=r"holds tables \(files: 1\) and no FHIR.*--from spreadsheet"):
+    with pytest.raises(ExportError, match=r"holds tables \(1 file\) and no FHIR.*--from spreadsheet"):
         diagnose(tmp_path)
 
 

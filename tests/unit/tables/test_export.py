@@ -74,7 +74,7 @@ def test_patients_that_are_absent_are_an_error_without_names_of_files(folder):
 
 
 def test_fhir_is_told_from_tables(folder):
-    with pytest.raises(ExportError, match=r"but FHIR.*files: 1\).*--adapter fhir_r4.*ehr-tl doctor"):
+    with pytest.raises(ExportError, match=r"but FHIR.*1 file\).*--adapter fhir_r4.*ehr-tl doctor"):
         opened(folder(**{"Patient.ndjson": '{"resourceType": "Patient", "id": "9"}\n'}), patients=PATIENTS)
 
 
