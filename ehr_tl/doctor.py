@@ -23,6 +23,7 @@ from ehr_tl.fhir.export import open_export
 from ehr_tl.progress import track
 from ehr_tl.report.words import percent
 from ehr_tl.tokens.familiarity import Familiarity, familiarity
+from ehr_tl.wording import counted
 
 _WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 
@@ -128,7 +129,7 @@ def _feasible(events: Events, name: str) -> dict[str, Any]:
 
 def _heading(found: Diagnosis) -> list[str]:
     info = found.info
-    said = [f"{info.patients:,} patients, {found.events:,} events"]
+    said = [counted(info.patients, "patient"), counted(found.events, "event")]
     if info.end:
         said.append(f"ends {info.end:%Y-%m-%d}")
     if info.synthetic:
@@ -174,7 +175,7 @@ def _known(found: Familiarity) -> list[str]:
     some = people["half_or_more"] + people["less"]
     lines += _listed("Subjects of whose events it knows fewer than half", [f"{people['less']:,} of {some:,}"])
     if found.missing:
-        shown = [f"{row['code']} ({row['events']:,} events)" for row in found.missing]
+        shown = [f"{row['code']} ({counted(row['events'], 'event')})" for row in found.missing]
         lines += _listed("Most frequent codes that it has not seen", shown)
     if found.little:
         warning = (

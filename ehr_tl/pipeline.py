@@ -25,6 +25,7 @@ from ehr_tl.progress import log
 from ehr_tl.resources import bundled, sample_export
 from ehr_tl.stages import NEW_PATIENTS, STAGES, Job, Stage
 from ehr_tl.threads import allowed, let_others_work
+from ehr_tl.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,9 +79,9 @@ class Run:
             if scored.get("abstained")
             else ""
         )
-        lines = [f"{scored.get('current', 0):,} current patients scored{apart}."]
+        lines = [f"{counted(scored.get('current', 0), 'current patient')} scored{apart}."]
         if scored.get("held_out"):
-            lines.append(f"{scored['held_out']:,} rows with a known outcome scored to see how well it works.")
+            lines.append(f"{counted(scored['held_out'], 'row')} with a known outcome scored to see how well it works.")
         for name in ("report.html", "worklist.csv", "risk_assessments.ndjson"):
             if (self.folder / name).is_file():
                 lines.append(f"{name + ':':25}{self.folder / name}")

@@ -18,6 +18,7 @@ from ehr_tl.errors import CohortError, EhrTlError, RunError
 from ehr_tl.events import STALE, Events
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.schema import BIRTH, COHORT, CURRENT
+from ehr_tl.wording import counted
 
 log = logging.getLogger("ehr_tl")
 
@@ -238,7 +239,7 @@ def _matches(cohort: Cohort) -> str:
 
 def _where_lost(cohort: Cohort) -> str:
     emptied = next(step for step in cohort.flow if step["rows"] == 0)
-    return f"Nothing was left after the step {emptied['step']!r}, which took {emptied['lost_rows']:,} rows."
+    return f"Nothing was left after the step {emptied['step']!r}, which took {counted(emptied['lost_rows'], 'row')}."
 
 
 def _advice(cohort: Cohort) -> str:

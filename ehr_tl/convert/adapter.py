@@ -44,6 +44,7 @@ from ehr_tl.fhir.views import View, compile_view
 from ehr_tl.resources import bundled
 from ehr_tl.tables.export import open_tables
 from ehr_tl.tables.spec import LookUp, Table, check_tables
+from ehr_tl.wording import counted
 
 #: The group of entry points by which installed packages bring adapters: name -> package or module.
 GROUP = "ehr_tl.adapters"
@@ -204,7 +205,7 @@ class Adapter:
             return open_tables(export, self.manifest.tables, self.manifest.look_ups)
         if not export.files:
             raise ExportError(
-                f"{export.path} holds tables ({len(export.tables)} files) and no FHIR, which the adapter "
+                f"{export.path} holds tables ({counted(len(export.tables), 'file')}) and no FHIR, which the adapter "
                 f"{self.manifest.name} reads",
                 expected="an adapter that says what the tables hold, such as omop, meds or spreadsheet",
                 fix="make one with: ehr-tl adapters new my_hospital --from spreadsheet",

@@ -154,7 +154,8 @@ class LeftOut:
         systems: Code system that the adapter neither names nor maps -> how many of those looked into have such a code.
         elements: Element that no view names, as `Type.name.name` -> how many of those looked into have it. Of what lies
             below it nothing is said.
-        columns: Column of a table that no element is taken from, as `file: column` -> how many resources the file gave.
+        columns: Column of a table that no element is taken from, as `tables.labs: column` -> how many resources
+            its files gave.
         absent: Tables that the adapter could have read.
     """
 
@@ -217,6 +218,9 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
         files[file.name] = max(files[file.name], within.total())
     resources = types.total() - types.pop("?", 0)
     unread = Counter({name: number for name, number in types.items() if name not in looked.named})
+    columns: Counter[str] = Counter()
+    for file, table, column in export.unused:
+        columns[f"{table}: {column}"] += files[file]
     ordered = dict(sorted(elements.items(), key=lambda item: (item[0].partition(".")[0], -item[1], item[0])))
     return LeftOut(
         export.path,
@@ -225,7 +229,7 @@ def left_out(export: str | Path | Export, adapter: str | Path | Adapter) -> Left
         types=dict(unread.most_common()),
         systems=dict(systems.most_common()),
         elements=ordered,
-        columns={f"{file}: {column}": files[file] for file, column in export.unused},
+        columns=dict(columns),
         absent=export.absent,
     )
 

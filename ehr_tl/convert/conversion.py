@@ -19,7 +19,7 @@ from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.engine import Engine, started
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
-from ehr_tl.convert.index import DRUG, Links
+from ehr_tl.convert.index import DRUG, PATIENT, Links
 from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
@@ -126,7 +126,7 @@ class _Conversion:
                 quarantine.writelines(line + b"\n" for line in tally.coverage.quarantine)
         self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
         if not self.index.subjects:
-            raise _no_patients(self.export, self.coverage)
+            raise _no_patients(self.export, self.coverage, self.adapter)
         self._write_metadata()
 
     def _gather(self) -> tuple[Links, dict[PieceKey, Places]]:
@@ -149,6 +149,8 @@ class _Conversion:
         self._subjects().write_parquet(metadata / "subjects.parquet")
         maps = self.glossary.concept_maps()
         named = self.adapter.systems | maps.keys()
+        if self.export.empty:
+            log.warning("Tables that are there and empty: %s", ", ".join(self.export.empty))
         coverage = {
             "resources": self.coverage.to_json(),
             "events": self.events,
@@ -211,8 +213,11 @@ class _Conversion:
         }
 
 
-def _no_patients(export: Export, coverage: Coverage) -> ExportError:
-    counts = {name: found["read"] for name, found in coverage.to_json().items()}
+def _no_patients(export: Export, coverage: Coverage, adapter: Adapter) -> ExportError:
+    resources = coverage.to_json()
+    if adapter.manifest.tables:
+        return _no_rows(export, resources, adapter)
+    counts = {name: found["read"] for name, found in resources.items()}
     if not counts.keys() - {"?"}:
         return ExportError(
             f"{export.path} holds no FHIR resource: nothing in its files ({len(export.files):,} such as "
@@ -223,7 +228,20 @@ def _no_patients(export: Export, coverage: Coverage) -> ExportError:
         )
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
     return ExportError(
-        f"{export.path} holds no Patient (read: {held}; ? is a line that is no resource)",
+        f"{export.path} holds no Patient (read: {held}{'; ? is a line that is no resource' if '?' in counts else ''})",
         expected="Patient resources beside the others",
         fix="export Patient too, and name the folder that holds all files of the export",
+    )
+
+
+def _no_rows(export: Export, resources: dict[str, Any], adapter: Adapter) -> ExportError:
+    """Patients are rows here, and the adapter may read them from one of several tables."""
+    names = " or ".join(name for name, table in adapter.manifest.tables.items() if table.resource == PATIENT)
+    aside = resources.get("?", {}).get("set_aside", {})
+    of_all = ", ".join(f"{number:,} {reason}" for reason, number in aside.items())
+    return ExportError(
+        f"The table {names} of {export.path} has no row that can be read"
+        f"{f' (set aside, in all tables: {of_all})' if of_all else ''}",
+        expected="a row for each patient, with an id, below the names of the columns",
+        fix="see whether the table is whole, and export it anew if it is not",
     )

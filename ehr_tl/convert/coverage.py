@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ehr_tl.fhir.pieces import Read
+from ehr_tl.wording import counted
 
 #: Type and id. What has spaces in it, or no end, is somebody's words and no id.
 _ID = re.compile(r"[A-Za-z]+/[!-~]{1,200}")
@@ -127,5 +128,6 @@ def coverage_text(coverage: dict[str, Any]) -> str:
         lines.append(f"Absent tables: {', '.join(absent)}")
     lines.append(f"Events: {coverage['events']:,}")
     if shared := coverage["patients_sharing_an_identifier"]:
-        lines.append(f"{shared:,} patients have an identifier that another has, too. They are kept apart.")
+        have = "has" if shared == 1 else "have"
+        lines.append(f"{counted(shared, 'patient')} {have} an identifier that another has, too. They are kept apart.")
     return "\n".join(lines)

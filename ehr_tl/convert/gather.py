@@ -142,7 +142,7 @@ class Repeats:
 
     def places(self) -> dict[PieceKey, Places]:
         """Where there are resources whose mark occurs several times, by piece."""
-        if not self._marks:
+        if not any(map(len, self._marks)):
             return {}
         marks = np.concatenate(self._marks)
         order = np.argsort(marks, kind="stable")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import ZipFile
 
 from ehr_tl.errors import ExportError
-from ehr_tl.fhir.export import Export, ExportFile, OpenedFile, expand, export_of, opened_member
+from ehr_tl.fhir.export import EXPECTED, Export, ExportFile, OpenedFile, expand, export_of, opened_member
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,7 +55,7 @@ def _walk(session: SparkSession, uri: str) -> Iterator[ExportFile]:
     root = _path(session, uri)
     system = _file_system(session, root)
     if not system.exists(root):
-        raise ExportError(f"There is no export at {uri}", expected="a folder or zip of FHIR R4 files")
+        raise ExportError(f"There is no export at {uri}", expected=EXPECTED)
     found = system.listFiles(root, True)
     while found.hasNext():
         status = found.next()

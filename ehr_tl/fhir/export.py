@@ -31,6 +31,9 @@ from ehr_tl.fhir.times import parse_time
 #: Stands in the folder of an export that is still being fetched.
 UNFINISHED = ".unfinished.json"
 
+#: What an export is, for errors.
+EXPECTED = "a folder or zip of FHIR R4 files, or of tables (CSV or Parquet)"
+
 #: Why something in an export is no resource.
 FAULTS = {
     "not_json": "the text is not JSON (cut off, NaN, not UTF-8, or more than 1,000 elements inside one another)",
@@ -132,8 +135,9 @@ class Export:
         ignored: Names of all others; they are left alone. Links to folders, pipes and the like are among them.
         transaction_time: When the export was made (naive UTC), where a Bulk Data manifest says so.
         tables: Those of the others that are tables by name; an adapter may read them (`ehr_tl.tables`).
-        absent: Tables that the adapter could have read, as it calls them.
-        unused: Columns of tables that it reads nothing from, with their file.
+        absent: Tables that the adapter could have read, as it calls them; also those in `empty`, as `labs (empty)`.
+        empty: Tables whose files are there and have not even a header.
+        unused: Columns of tables that it reads nothing from: file, tables that read it (as in `tables.labs`), column.
     """
 
     path: PurePath
@@ -142,7 +146,8 @@ class Export:
     transaction_time: datetime | None
     tables: tuple[ExportFile, ...] = ()
     absent: tuple[str, ...] = ()
-    unused: tuple[tuple[str, str], ...] = ()
+    empty: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str, str], ...] = ()
 
     def check_outside(self, out: str | Path) -> None:
         """Sees to it that what is made of an export does not become a part of it.
@@ -193,7 +198,7 @@ def open_export(path: str | Path) -> Export:
             damaged or would climb out of its folder or swell beyond all measure.
     """
     if not str(path).strip():
-        raise ExportError("The export's path is empty", expected="a folder or zip of FHIR R4 files")
+        raise ExportError("The export's path is empty", expected=EXPECTED)
     if "://" in str(path):
         raise ExportError(
             "The export is named by a URI",
@@ -204,7 +209,7 @@ def open_export(path: str | Path) -> Export:
     if not path.exists():
         raise ExportError(
             f"There is no export at {path}",
-            expected="a folder or zip of FHIR R4 files",
+            expected=EXPECTED,
             fix=f"check the path (relative ones start at {Path.cwd()})",
         )
     return export_of(path, _walk(path))
@@ -241,7 +246,7 @@ def export_of(path: PurePath, found: Iterable[ExportFile]) -> Export:
         else:
             files.append(file)
     if not any(file.size for file in (*files, *tables)):
-        raise _nothing(path, files, ignored)
+        raise _nothing(path, [*files, *tables], ignored)
     return Export(path, tuple(files), tuple(ignored), max(times, default=None), tuple(tables))
 
 
@@ -270,13 +275,14 @@ def _nothing(path: PurePath, files: list[ExportFile], ignored: list[str]) -> Exp
         # By their endings: a file may be named after a patient.
         kinds = Counter(masked(name).removeprefix("*") or "of another kind" for name in ignored)
         some = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        problem = f"{path} holds no file that could be FHIR (files found: {some})"
+        problem = f"{path} holds no file that could be FHIR or a table (files found: {some})"
     else:
         problem = f"{path} is empty"
     return ExportError(
         problem,
-        expected="Type.ndjson, Type.ndjson.gz or .zst, *.json Bundles, or a zip of them",
-        fix="name the folder that the FHIR export was written to; other formats must be exported as FHIR R4 JSON",
+        expected="Type.ndjson, Type.ndjson.gz or .zst, *.json Bundles, tables (.csv, .tsv, .parquet), or a zip of them",
+        fix="name the folder that the export was written to; save each sheet of a spreadsheet as CSV, and export other "
+        "formats as FHIR R4 JSON",
     )
 
 

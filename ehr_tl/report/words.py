@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from ehr_tl import schema
+from ehr_tl import schema, wording
 from ehr_tl.evaluate import FROM_SCRATCH
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.tokens.familiarity import ENOUGH, Familiarity
@@ -50,13 +50,13 @@ def count(number: float) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """A count with its noun.
+    """A count with its noun, and with thin spaces.
 
     Examples:
         >>> counted(1, "person", "people"), counted(3, "row")
         ('1 person', '3 rows')
     """
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return wording.counted(number, one, many).replace(",", "\u202f")
 
 
 def reason(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ehr_tl.tables.rows import Batch, Form, batches, read_form
 from ehr_tl.tables.spec import LookUp, Source, Table
 from ehr_tl.tables.template import Find, Header, Template
 from ehr_tl.tables.values import text
+from ehr_tl.wording import counted
 
 #: The resource type without which there is nobody to say anything about.
 PATIENT = "Patient"
@@ -104,7 +106,7 @@ class TableExport(Export):
                 yield Read(None, "?", part.name, 1, None, "unreadable_file")
                 continue
             template = Template(source, find, how.decimal, resource, only)
-            header = Header(how.header, part.name)
+            header = Header(how.header)
             used, rows = template.bind(header)
             if not used:  # columns that may be absent, and are
                 continue
@@ -170,7 +172,7 @@ def _keyed(look_up: LookUp) -> Source:
 
 def _finder(look_up: LookUp, objects: dict[str, Any]) -> Find:
     """Gives the object of a key; one that the table does not have is a row without anything else."""
-    _, blank = Template(look_up, {}).bind(Header([look_up.key], ""))
+    _, blank = Template(look_up, {}).bind(Header([look_up.key]))
 
     def find(key: str) -> Mapping[str, Any]:
         return objects.get(key) or next(blank([[key]]))
@@ -190,18 +192,24 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
     """The tables of an export; headers are read, and nothing else yet.
 
     Raises:
-        ExportError: There is no table of patients, or one lacks a column.
+        ExportError: There is no table of patients, or one lacks a header or a column.
     """
     files: list[TableFile] = []
     absent: dict[str, Source] = {}
-    used: dict[tuple[str, tuple[str, ...]], set[int]] = {}
+    empty: dict[str, Source] = {}
+    used: dict[tuple[str, tuple[str, ...]], tuple[list[str], set[int]]] = {}
     for name, source in {**look_ups, **tables}.items():
-        parts = [(file, _form(file, source)) for file in _matching(export, name, source)]
+        called = f"{'look_ups' if name in look_ups else 'tables'}.{name}"
+        parts = [(file, _form(file, source, called)) for file in _matching(export, name, source)]
         for file, how in parts:
             if how and how.header:
-                read = _check(Header(how.header, file.name), source, name)
+                read = _check(Header(how.header), source, called)
                 if name in tables:
-                    used.setdefault((file.name, how.header), set()).update(read)
+                    users, places = used.setdefault((file.name, how.header), ([], set()))
+                    users.append(called)
+                    places.update(read)
+        if parts and all(how is not None and not how.header for _, how in parts):
+            empty[name] = source
         if not parts:
             absent[name] = source
         elif isinstance(source, Table) and source.once:
@@ -219,10 +227,11 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
         ignored=tuple(sorted({*export.ignored, *(file.name for file in export.files)} - taken)),
         transaction_time=export.transaction_time,
         tables=export.tables,
-        absent=tuple(dict.fromkeys(" or ".join(source.names(name)) for name, source in absent.items())),
+        absent=(*_called(absent), *(f"{called} (empty)" for called in _called(empty))),
+        empty=_called(empty),
         unused=tuple(
-            (file, column)
-            for (file, header), places in used.items()
+            (file, ", ".join(users), column)
+            for (file, header), (users, places) in used.items()
             for place, column in enumerate(header)
             if place not in places
         ),
@@ -231,22 +240,38 @@ def open_tables(export: Export, tables: Mapping[str, Table], look_ups: Mapping[s
     )
 
 
+def _called(sources: Mapping[str, Source]) -> tuple[str, ...]:
+    """What the adapter calls their files; several may be taken from one."""
+    return tuple(dict.fromkeys(" or ".join(source.names(name)) for name, source in sources.items()))
+
+
+def tables_named(export: Export, sources: Mapping[str, Source]) -> int:
+    """How many of an export's tables are called as these say, whatever is in them."""
+    return len({file.name for name, source in sources.items() for file in _matching(export, name, source)})
+
+
 def _check(header: Header, source: Source, name: str) -> set[int]:
     """Which columns of a file a table reads.
 
     Raises:
         ExportError: One that it needs is absent.
     """
-    kind, source = ("look_ups", _keyed(source)) if isinstance(source, LookUp) else ("tables", source)
-    header.check(source, f"{kind}.{name} of the adapter")
+    source = _keyed(source) if isinstance(source, LookUp) else source
+    header.check(source, name)
     return {place for name in Template(source, {}).columns if (place := header.place(name)) is not None}
 
 
-def _form(file: ExportFile, source: Source) -> Form | None:
+def _form(file: ExportFile, source: Source, name: str) -> Form | None:
     try:
         return read_form(file, source) if file.size else Form(())
     except Unreadable:
         return None
+    except csv.Error:
+        raise ExportError(
+            f"The first line of a file of {name} is no header",
+            expected="a text file (CSV) whose first line has the names of columns",
+            fix="see whether it opens as text, each row on a line of its own; if not, export it again",
+        ) from None
 
 
 def _matching(export: Export, name: str, source: Source) -> list[ExportFile]:
@@ -274,7 +299,13 @@ def _is_called(path: str, name: str) -> bool:
 
 
 def _no_patients(export: Export, tables: Mapping[str, Table]) -> ExportError:
-    wanted = " or ".join(" or ".join(table.names(name)) for name, table in tables.items())
+    wanted = " or ".join(_called(tables))
+    if export.files and not export.tables:
+        return ExportError(
+            f"{export.path} holds no tables, but FHIR by the names of its files ({counted(len(export.files), 'file')})",
+            expected="for this adapter tables, as .csv or .parquet",
+            fix="read FHIR with `--adapter fhir_r4`, or let `ehr-tl doctor` say which adapter fits",
+        )
     return ExportError(
         f"{export.path} holds no table of patients ({len(export.tables)} of its files are tables by their names)",
         expected=f"{wanted or 'a table whose resource is Patient'}, as .csv or .parquet, or a folder of such",

@@ -66,6 +66,7 @@ def read_form(file: ExportFile, source: Source) -> Form:
 
     Raises:
         Unreadable: It has none that can be read.
+        csv.Error: Its first line is none.
     """
     if _is_parquet(file):
         with _parquet(file) as parquet:

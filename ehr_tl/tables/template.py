@@ -28,11 +28,10 @@ class Header:
 
     Args:
         names: Its header.
-        where: The file, for errors.
     """
 
-    def __init__(self, names: Sequence[str], where: str):
-        self.names, self.where = tuple(names), where
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
         known = [name.strip().casefold() for name in names]
         self._places = {name: place for place, name in enumerate(known)}
         self._twice = {name for name, count in Counter(known).items() if count > 1}
@@ -41,8 +40,12 @@ class Header:
         """Where a column is; None if it is absent."""
         return self._places.get(column.strip().casefold())
 
-    def check(self, source: Source, needed_by: str) -> None:
+    def check(self, source: Source, name: str) -> None:
         """Sees to it that all columns that a table needs are there.
+
+        Args:
+            source: The table.
+            name: What errors call it, such as `tables.labs`; its file may be named after a patient.
 
         Raises:
             ExportError: One is absent, or there twice. The header is shown only where it is none of a record's rows.
@@ -52,15 +55,15 @@ class Header:
         found = any(self.place(column) is not None for column in columns)
         absent = [column for element in elements for column in self._absent(element)]
         if absent or not found:
-            there = f"; it has {', '.join(filter(None, self.names))}" if found else ", and no other that is asked for"
+            there = f"; it has {', '.join(filter(None, self.names))}" if found else ""
             raise ExportError(
-                f"{self.where} has no column {', '.join(dict.fromkeys(absent or columns))}{there}",
-                expected=f"a first line with the names of columns, and among them those that {needed_by} names",
+                f"A file of {name} has no column {' or '.join(dict.fromkeys(absent or columns))}{there}",
+                expected=f"a first line with the names of columns, among them those that {name} of the adapter names",
                 fix="name columns in the adapter as the file has them; `optional: true` is for one that may be absent",
             )
         if twice := [column for column in columns if column.strip().casefold() in self._twice]:
             raise ExportError(
-                f"{self.where} has several columns {twice[0]}",
+                f"A file of {name} has several columns {twice[0]}",
                 expected="names of columns that differ",
                 fix="rename or remove all but one",
             )

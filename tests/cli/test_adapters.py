@@ -90,7 +90,7 @@ def test_tables_from_new_to_events(ehr_tl, tmp_path: Path) -> None:
     assert "Absent tables: visits, diagnoses, labs" in converted.out
     (export / "labs.csv").write_text("MRN;RESULT\n")
     refused = ehr_tl("convert", "in", "--adapter", "my_hospital", "--out", "events")
-    assert refused.code == 2 and "labs.csv has no column patient_id, time, code, value, and no" in refused.err
+    assert refused.code == 2 and "tables.labs has no column patient_id or time or code or value." in refused.err
 
 
 def test_an_adapter_may_extend_a_folder(ehr_tl, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_an_export_without_patients_is_an_error_and_leaves_nothing(tmp_path, fhi
     export = tmp_path / "export"
     export.mkdir()
     (export / "Observation.ndjson").write_text(json.dumps(fhir.observation()))
-    with pytest.raises(ExportError, match="holds no Patient"):
+    with pytest.raises(ExportError, match=r"holds no Patient \(read: 1 Observation\)"):
         convert(export, "fhir_r4", tmp_path / "events")
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 

@@ -185,9 +185,9 @@ def test_mistakes_of_the_manifest_name_its_key(tmp_path):
 
 def test_what_is_left_out_of_tables():
     found = left_out(ENGLISH, "spreadsheet")
-    assert found.columns == {"patients.csv: phone": 4}
+    assert found.columns == {"tables.patients: phone": 4}
     assert found.absent == ("vitals", "procedures")
-    assert "patients.csv: phone" in found.text and "555-0100" not in found.text
+    assert "tables.patients: phone" in found.text and "555-0100" not in found.text
     assert left_out(DATASET, "meds").columns == {}
 
 
@@ -195,10 +195,48 @@ def test_tables_are_recognised_by_their_names_and_columns(tmp_path):
     assert guess_adapter(HOSPITAL)[0] == "omop"
     assert guess_adapter(DATASET)[0] == "meds"
     assert guess_adapter(ENGLISH) == ("spreadsheet", "5 of 5 tables looked at have the names and columns it asks for")
-    (tmp_path / "person.csv").write_text("no,name\n1,Wilhelmina\n")
+    (tmp_path / "wilhelmina.csv").write_text("no,name\n1,Wilhelmina\n")
     assert guess_adapter(tmp_path)[0] == "fhir_r4"
-    with pytest.raises(ExportError, match=r"holds tables \(1 files\) and no FHIR.*--from spreadsheet"):
+    with pytest.raises(ExportError, match=r"holds tables \(1 file\) and no FHIR.*--from spreadsheet"):
         diagnose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda folder: (folder / "patients.csv").unlink(), "4 of 4 tables.*no table of patients"),
+        (lambda folder: (folder / "labs.csv").write_text("patient_id\n"), "5 of 5 tables.*tables.labs has no column"),
+    ],
+)
+def test_tables_that_almost_fit_are_told_with_what_they_lack(tmp_path, spoil, problem):
+    shutil.copytree(ENGLISH, tmp_path / "in")
+    spoil(tmp_path / "in")
+    with pytest.raises(ExportError, match=rf"looks like spreadsheet \({problem}.*--adapter spreadsheet"):
+        diagnose(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"patient_id,sex,birth_date\n", "has no row that can be read."),
+        (b"patient_id,sex,birth_date\n1\n", "has no row that can be read (set aside, in all tables: 1 bad_row)."),
+    ],
+)
+def test_a_table_of_patients_without_rows(tmp_path, content, problem):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "patients.csv").write_bytes(content)
+    (tmp_path / "in" / "visits.csv").write_bytes(b"")
+    with pytest.raises(ExportError) as caught:
+        convert(tmp_path / "in", "spreadsheet", tmp_path / "events")
+    assert f"The table patients of {tmp_path / 'in'} {problem}" in str(caught.value)
+
+
+def test_an_empty_table_is_named(tmp_path, caplog):
+    shutil.copytree(ENGLISH, tmp_path / "in")
+    (tmp_path / "in" / "vitals.csv").write_bytes(b"")
+    events = convert(tmp_path / "in", "spreadsheet", tmp_path / "events")
+    assert events.coverage["absent_tables"] == ["procedures", "vitals (empty)"]
+    assert "Tables that are there and empty: vitals" in caplog.text
 
 
 def test_the_doctor_reads_tables():

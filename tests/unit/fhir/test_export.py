@@ -333,6 +333,12 @@ def test_nothing_to_read_is_an_error(tmp_path):
         open_export(tmp_path)
     with pytest.raises(ExportError, match=r"files found: 1 \.docx"):
         open_export(tmp_path / "x.docx")
+    (tmp_path / "x.docx").rename(tmp_path / "x.xlsx")
+    with pytest.raises(ExportError, match=r"files found: 1 \.xlsx.*\.csv.*as CSV"):
+        open_export(tmp_path)
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(ExportError, match=r"data files \(1\), but all of them are empty"):
+        open_export(tmp_path)
     (tmp_path / "x.ndjson").write_text("")
     with pytest.raises(ExportError, match="all of them are empty"):
         open_export(tmp_path)

@@ -75,14 +75,35 @@ def test_patients_that_are_absent_are_an_error_without_names_of_files(folder):
     assert "wilhelmina" not in str(caught.value)
 
 
+def test_fhir_is_told_from_tables(folder):
+    with pytest.raises(ExportError, match=r"but FHIR.*1 file\).*--adapter fhir_r4.*ehr-tl doctor"):
+        opened(folder(**{"Patient.ndjson": '{"resourceType": "Patient", "id": "9"}\n'}), patients=PATIENTS)
+
+
+def test_tables_without_a_header_are_named(folder):
+    folder(patients_csv="MRN\n1\n", labs_csv="", vitals__1_csv="", vitals__2_csv="MRN,TEST\n")
+    export = opened(folder(), {"tests": TESTS}, patients=PATIENTS, labs=LABS, vitals=LABS)
+    assert export.empty == ("labs",) and export.absent == ("tests", "labs (empty)")
+
+
 def test_a_column_that_is_absent_is_an_error_before_anything_is_read(folder):
-    with pytest.raises(ExportError, match=r"labs.csv has no column TEST; it has MRN, RESULT.*tables.labs"):
-        opened(folder(patients_csv="MRN\n", labs_csv="MRN,RESULT\n"), {"tests": TESTS}, patients=PATIENTS, labs=LABS)
+    with pytest.raises(ExportError, match=r"tables.labs has no column TEST; it has MRN, RESULT") as caught:
+        folder(patients_csv="MRN\n", labs__wilhelmina_csv="MRN,RESULT\n")
+        opened(folder(), {"tests": TESTS}, patients=PATIENTS, labs=LABS)
+    assert "wilhelmina" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["MRN\rTEST", "MRN," + "x" * 200_000], ids=["line ends", "long"])
+def test_a_first_line_that_is_no_header_is_an_error(folder, line):
+    folder(patients_csv="MRN\n1\n", labs__wilhelmina_csv=f"{line}\n")
+    with pytest.raises(ExportError, match=r"file of tables.labs is no header") as caught:
+        opened(folder(), {"tests": TESTS}, patients=PATIENTS, labs=LABS)
+    assert "wilhelmina" not in str(caught.value)
 
 
 def test_columns_that_nothing_is_taken_from(folder):
     export = opened(folder(patients_csv="MRN,PHONE\n1,2\n"), patients=PATIENTS)
-    assert export.unused == (("patients.csv", "PHONE"),)
+    assert export.unused == (("patients.csv", "tables.patients", "PHONE"),)
 
 
 def test_only_rows_that_are_asked_for_are_looked_up(folder):
