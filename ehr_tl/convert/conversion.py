@@ -24,7 +24,6 @@ from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
 from ehr_tl.convert.terminology import Terminology
-from ehr_tl.convert.units import count_changes
 from ehr_tl.errors import ExportError, RunError
 from ehr_tl.events import STALE, Events, ExportInfo, scan_events
 from ehr_tl.fhir.export import Export, masked
@@ -113,7 +112,7 @@ class _Conversion:
     def run(self, keep_quarantined: bool) -> None:
         links, repeated = self._gather()
         task = Convert(self.adapter, links, repeated, keep_quarantined)
-        self.index = task.index
+        self.index, self.units = task.index, task.units
         drugs: set[str] = set()
         with (self.folder / "quarantine.ndjson").open("wb") as quarantine:
             for tally in self.engine.convert("Events", task, self.folder):
@@ -155,7 +154,7 @@ class _Conversion:
             "resources": self.coverage.to_json(),
             "events": self.events,
             **inventory(scan_events(self.folder), self.glossary.counts(), named, self.glossary.displays()),
-            "units": count_changes(self.folder / "data"),
+            "units": self.units.changes(self.folder / "data"),
             "concept_maps": maps,
             "ignored_files": list(map(masked, self.export.ignored)),
             "patients_sharing_an_identifier": self.index.shared,

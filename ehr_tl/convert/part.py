@@ -73,13 +73,13 @@ class Convert:
     def __init__(self, adapter: Adapter, links: Links, repeated: Mapping[PieceKey, Places], keep: bool = False):
         self.adapter, self.links, self.repeated, self.keep = adapter, links, repeated, keep
         codes = Codes(adapter)
-        units = Units(adapter.manifest, codes)
+        self.units = Units(adapter.manifest, codes)
         self.index = Index(adapter, codes, links)
         self.decode = decoder(adapter)
         self.emitters: dict[str, list[Emitter]] = defaultdict(list)
         for name, rule in adapter.manifest.events.items():
             view = adapter.views[name]
-            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes, units))
+            self.emitters[view.resource].append(Emitter(adapter, view, rule, self.index, codes, self.units))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Compiled views stay where they are; a worker compiles its own."""

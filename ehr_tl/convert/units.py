@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import polars as pl
 import yaml
 
+from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT
 from ehr_tl.config import Within, build
 from ehr_tl.convert.ucum import conversion, is_plain, is_ucum, nameless, spelled, unannotated
 from ehr_tl.errors import AdapterError
@@ -39,7 +40,9 @@ _LARGEST = 3.4e38  # that a 32-bit float holds
 #: "x10^3/uL", "10E3/uL", "10 (3)/uL": the power of ten as people write it, before the unit that it counts in.
 _POWER_OF_TEN = re.compile(r"^[xX\u00d7]?\s*10\s*(?:(?:\*\*|[\^*EexX])\s*\(?|\()(\d{1,2})\)?\s*(?=/)")
 #: What follows in a code is what somebody wrote.
-_WORDS = re.compile(r"\bTEXT//.*", re.DOTALL)
+_WORDS = rf"(?s)\b{TEXT}//.*"
+#: Under these coverage counts the codes of few people, and units that nobody can read: somebody may have typed them.
+_OTHER_CODES, _OTHER_UNITS = "other codes", "other units"
 _MICRO = str.maketrans({"µ": "u", "μ": "u"})  # the sign and the Greek letter
 
 
@@ -134,6 +137,34 @@ class Units:
         if way.kept:
             return Measured(way.concept, value, way.unit)
         return Measured(way.concept, number, way.unit, value, unit, way.flag)
+
+    def changes(self, data: Path) -> dict[str, dict[str, int]]:
+        """`units` of coverage.json: code -> what became of values and units -> number of events.
+
+        A code is named if it has a scale, for that is published or the adapter's, or if at least `FEWEST_SUBJECTS`
+        subjects have it; all others are counted together.
+
+        Args:
+            data: The folder of the shards. No value gets into the counts, and of a unit nothing that may be free text.
+        """
+        events = pl.scan_parquet(sorted(data.glob("*.parquet")), glob=False)
+        changed = events.filter(pl.col("source_value").is_not_null() | pl.col("value_flag").is_not_null())
+        changed = changed.with_columns(pl.col("code").str.replace(_WORDS, TEXT))
+        subjects = changed.group_by("code").agg(pl.col("subject_id").n_unique()).collect()
+        common = {code for code, number in subjects.iter_rows() if number >= FEWEST_SUBJECTS}
+        named = {TEXT, *self._scales, *common}
+        groups = changed.group_by("code", "source_unit", "unit", "value_flag").len().collect()
+        counts: dict[str, Counter[str]] = {}
+        for code, written, unit, flag, number in groups.iter_rows():
+            what = flag or f"{self._told(written)} -> {self._told(unit)}"
+            counts.setdefault(code if code in named else _OTHER_CODES, Counter())[what] += number
+        return {code: dict(sorted(counts[code].items())) for code in sorted(counts)}
+
+    def _told(self, unit: str) -> str:
+        """A unit as coverage tells it: without anybody's words."""
+        if unit in {scale.unit for scale in self._scales.values()}:
+            return unit
+        return nameless(unit) if self._readings(unit) else _OTHER_UNITS
 
     def _way(self, concept: Concept, unit: str | None, words: str | None) -> _Way:
         written = " ".join(unit.split()) if unit else ""
@@ -253,20 +284,3 @@ def _check_meeting(code: str, every: Mapping[str, Scale], at: str) -> None:
             f"{at}: {scale.unit} cannot be converted to {met.unit}, the unit of {scale.meets}",
             fix="correct the unit, or name the molar mass of what is counted in moles",
         )
-
-
-def count_changes(data: Path) -> dict[str, dict[str, int]]:
-    """`units` of coverage.json: code -> what became of values and units -> number of events.
-
-    Args:
-        data: The folder of the shards. No value gets into the counts, and of a unit nothing that may be free text.
-    """
-    events = pl.scan_parquet(sorted(data.glob("*.parquet")), glob=False)
-    changed = events.filter(pl.col("source_value").is_not_null() | pl.col("value_flag").is_not_null())
-    groups = changed.group_by("code", "source_unit", "unit", "value_flag").len().collect()
-    listed = {scale.unit for scale in _table().scales.values()}
-    counts: dict[str, Counter[str]] = {}
-    for code, written, unit, flag, number in groups.iter_rows():
-        what = flag or " -> ".join(each if each in listed else nameless(each) for each in (written, unit))
-        counts.setdefault(_WORDS.sub("TEXT", code), Counter())[what] += number
-    return {code: dict(sorted(counts[code].items())) for code in sorted(counts)}

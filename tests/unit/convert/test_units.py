@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ehr_tl.concepts import FEWEST_SUBJECTS
 from ehr_tl.convert.adapter import load_adapter
 from ehr_tl.convert.codes import Codes, Concept
 from ehr_tl.convert.ucum import conversion, is_ucum
@@ -356,8 +357,32 @@ def test_coverage_counts_units_without_anybodys_words(converted, fhir):
     )
     assert found.events.coverage["units"] == {
         "LOINC//29463-7": {"g{} -> kg": 1, "unit_unknown": 1},
-        "LOINC//600-7": {"ml{} -> mL{}": 1},
         "TEXT": {"lbs -> [lb_av]": 1},
+        "other codes": {"ml{} -> mL{}": 1},
+    }
+
+
+def test_coverage_names_no_code_of_few_people_and_no_unit_that_nobody_reads(converted, fhir):
+    def weight(patient, system, code, written="lbs"):
+        named = {"coding": [{"system": system, "code": code}]}
+        about = {"subject": {"reference": f"Patient/{patient}"}}
+        return fhir.observation(f"{patient}-{code}", code=named, **about, **quantity(70, written))
+
+    told = {"value": 70, "code": "Mary-Smith", "unit": "kg"}
+    people = [f"p{n}" for n in range(FEWEST_SUBJECTS)]
+    found = converted(
+        *({"resourceType": "Patient", "id": patient} for patient in people),
+        *(weight(patient, "urn:ours", "W") for patient in people),
+        *(weight(patient, "urn:ours", "MRN-4711-DOE") for patient in people[1:]),
+        weight("p0", LOINC, "MRN-4712-DOE", "[degF]"),
+        weight("p0", LOINC, "29463-7"),
+        fhir.observation("o", **coded("3141-9"), subject={"reference": "Patient/p0"}, valueQuantity=told),
+    )
+    assert found.events.coverage["units"] == {
+        "LOINC//29463-7": {"lbs -> kg": 1},
+        "LOINC//3141-9": {"other units -> kg": 1},
+        "other codes": {"[degF] -> Cel": 1, "lbs -> [lb_av]": FEWEST_SUBJECTS - 1},
+        "ours//W": {"lbs -> [lb_av]": FEWEST_SUBJECTS},
     }
 
 
