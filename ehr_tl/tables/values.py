@@ -17,7 +17,7 @@ NO_DATE, NO_NUMBER = "no date", "no number"
 _COMPARATORS = {"": None, "=": None, "<": "<", ">": ">", "<=": "<=", ">=": ">=", "≤": "<=", "≥": ">="}
 _NUMERAL = r"[-+]?(?:\d+(?:{0}\d*)?|{0}\d+)(?:[eE][-+]?\d{{1,3}})?"
 #: What consists of digits and marks like a number, but is none in the notation of its table.
-_OTHER_NOTATION = re.compile(r"(?:[<>=≤≥]|[<>]=)?\s*[-+]?[\d.,'\s]*\d[\d.,'\s]*(?:[eE][-+]?\d+)?")
+_OTHER_NOTATION = re.compile(r"(?:[<>]=|[<>=≤≥])?\s*+[-+]?(?=[.,'\s]*\d)[\d.,'\s]++(?:[eE][-+]?\d+)?")
 #: More are read as a float; Python makes no integer of thousands.
 _DIGITS = 18
 _MIDNIGHT = re.compile(r"T00:00(:00([.,]0+)?)?(Z|[-+]00(:?00)?)?")
