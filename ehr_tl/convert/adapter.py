@@ -89,6 +89,11 @@ class Joins:
     patients: str = "patient_key"
     visits: str = "visit_key"
     drugs: str = "drug_key"
+    devices: str = "device_key"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return self.patients, self.visits, self.drugs, self.devices
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,7 @@ def load_adapter(name: str | Path | Adapter, concept_maps: Sequence[str | Path] 
     manifest = build(Manifest, merged, where, AdapterError)
     check_tables(manifest.tables, manifest.look_ups, where)
     files = {path.name: path for folder in reversed(folders) for path in sorted((folder / "views").glob("*.json"))}
-    names = [*manifest.events, manifest.joins.patients, manifest.joins.visits, manifest.joins.drugs]
+    names = [*manifest.events, *manifest.joins.views]
     views = {view: _view(view, files, where) for view in names}
     given = [path for each in concept_maps for path in _given_files(each)]
     maps = [(path, ("ConceptMap",)) for folder in folders for path in sorted((folder / "concept_maps").glob("*.json"))]

@@ -19,7 +19,7 @@ from ehr_tl.convert.codes import Glossary
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.engine import Engine, started
 from ehr_tl.convert.gather import Compare, Gather, PieceKey, Places, Repeats, settle
-from ehr_tl.convert.index import DRUG, PATIENT, Links
+from ehr_tl.convert.index import DEVICE, DRUG, PATIENT, Links
 from ehr_tl.convert.inventory import inventory
 from ehr_tl.convert.part import Convert
 from ehr_tl.convert.span import Days, add_days, span
@@ -46,8 +46,8 @@ def convert(
     """From a FHIR export, or tables, to events: a MEDS 0.4 dataset
     (https://github.com/Medical-Event-Data-Standard/meds).
 
-    The export is read twice: first what others are joined with (patients, ends of visits, drugs) and what is there
-    more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
+    The export is read twice: first what others are joined with (patients, ends of visits, drugs, devices) and what is
+    there more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
     shard of events. The result is the same whatever the engine and the number of threads.
 
     Args:
@@ -113,7 +113,7 @@ class _Conversion:
         links, repeated = self._gather()
         task = Convert(self.adapter, links, repeated, keep_quarantined)
         self.index, self.units = task.index, task.units
-        drugs: set[str] = set()
+        named: set[tuple[str, str]] = set()
         with (self.folder / "quarantine.ndjson").open("wb") as quarantine:
             for tally in self.engine.convert("Events", task, self.folder):
                 self.events += tally.events
@@ -121,9 +121,10 @@ class _Conversion:
                 self.terminology.add(tally.terminology)
                 self.coverage.add(tally.coverage)
                 add_days(self.days, tally.days)
-                drugs |= tally.drugs
+                named |= tally.named
                 quarantine.writelines(line + b"\n" for line in tally.coverage.quarantine)
-        self.coverage.reconsider(DRUG, "not_referenced", len(drugs))
+        for kind in (DRUG, DEVICE):
+            self.coverage.reconsider(kind, "not_referenced", sum(name == kind for name, _ in named))
         if not self.index.subjects:
             raise _no_patients(self.export, self.coverage, self.adapter)
         self._write_metadata()
@@ -131,7 +132,7 @@ class _Conversion:
     def _gather(self) -> tuple[Links, dict[PieceKey, Places]]:
         """The first pass, and a second look at what is there more than once."""
         links, repeats = Links(), Repeats()
-        for found in self.engine.map("Patients, visits and drugs", Gather(self.adapter)):
+        for found in self.engine.map("Patients, visits, drugs, devices", Gather(self.adapter)):
             links.add(found.links)
             repeats.add(found.piece, found.marks)
         places = repeats.places()

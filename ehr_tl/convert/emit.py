@@ -37,10 +37,10 @@ UNUSED = {
     "no_code": "no code and no text says what it is",
     "nothing_known": "it says that nothing is known or present",
     "value_absent": "it says why there is no value",
-    "unknown_drug": "the Medication that it names is not in the export, or does not say what it is",
+    "unknown_drug": "the Medication or Device that it names is not in the export, or does not say what it is",
     "not_a_patient": "it is about something other than a Patient",
     "replaced": "this patient's record was merged into another",
-    "not_referenced": "a Medication that no event refers to",
+    "not_referenced": "a Medication or Device that no event refers to",
 }
 
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?([eE][-+]?\d{1,3})?")

@@ -1,7 +1,7 @@
 """The first pass over an export: what resources are joined with, and which of them are there more than once.
 
-Its memory grows with patients, visits and drugs, and by eight bytes for every other resource; by some hundred more for
-each of those that are there more than once.
+Its memory grows with patients, visits, drugs and devices, and by eight bytes for every other resource; by some hundred
+more for each of those that are there more than once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import orjson
 
 from ehr_tl.convert.adapter import Adapter
 from ehr_tl.convert.codes import Codes
-from ehr_tl.convert.index import DRUG, PATIENT, VISIT, Index, Links, Version, version
+from ehr_tl.convert.index import DEVICE, DRUG, PATIENT, VISIT, Index, Links, Version, version
 from ehr_tl.fhir.pieces import Piece, Read
 from ehr_tl.fhir.views import compile_reader, element
 
 #: Types of resources that others are joined with.
-JOINED = (PATIENT, VISIT, DRUG)
+JOINED = (PATIENT, VISIT, DRUG, DEVICE)
 
 #: Names a piece: its file, and its number there.
 PieceKey = tuple[str, int]
@@ -44,12 +44,9 @@ def key_of(read: Read) -> str | None:
 
 def decoder(adapter: Adapter) -> Callable[[bytes], Any]:
     """Decodes a resource as far as the views of an adapter look, whether they make events or joins."""
-    return compile_reader([adapter.views[name] for name in (*adapter.manifest.events, *_joins(adapter))]).decode
-
-
-def _joins(adapter: Adapter) -> tuple[str, ...]:
-    joins = adapter.manifest.joins
-    return joins.patients, joins.visits, joins.drugs
+    return compile_reader(
+        [adapter.views[name] for name in (*adapter.manifest.events, *adapter.manifest.joins.views)]
+    ).decode
 
 
 class _Glance(msgspec.Struct):
@@ -96,7 +93,7 @@ class Gather:
 
     def __init__(self, adapter: Adapter):
         self.adapter, self.codes = adapter, Codes(adapter)
-        views = [adapter.views[name] for name in _joins(adapter)]
+        views = [adapter.views[name] for name in adapter.manifest.joins.views]
         self.joined = compile_reader(views, keep=("id", "identifier", "contained")).decode
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What resources are joined with: patients, ends of visits, drugs; and how references find them."""
+"""What resources are joined with: patients, ends of visits, drugs, devices; and how references find them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ehr_tl.fhir.references import reference_key
 from ehr_tl.fhir.times import parse_time
 from ehr_tl.fhir.views import RowError, element
 
-PATIENT, VISIT, DRUG = "Patient", "Encounter", "Medication"
+PATIENT, VISIT, DRUG, DEVICE = "Patient", "Encounter", "Medication", "Device"
 
 #: The end of a visit that is not over.
 OPEN = datetime.max
@@ -93,6 +93,7 @@ class Links:
         merged: Patient id -> reference to the patient that its record was merged into.
         visit_ends: Encounter id -> its end, or `OPEN`.
         drugs: Medication id -> drug.
+        devices: Device id -> what it is.
         aliases: (type, identifier or `fullUrl`) -> ids of the resources that have it, some of them several times.
     """
 
@@ -100,6 +101,7 @@ class Links:
     merged: dict[str, str] = field(default_factory=dict)
     visit_ends: dict[str, datetime] = field(default_factory=dict)
     drugs: dict[str, Drug] = field(default_factory=dict)
+    devices: dict[str, Drug] = field(default_factory=dict)
     aliases: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add(self, other: Links) -> None:
@@ -110,6 +112,7 @@ class Links:
         self.merged |= other.merged
         self.visit_ends |= other.visit_ends
         self.drugs |= other.drugs
+        self.devices |= other.devices
         for name, keys in other.aliases.items():
             self.alias(name, keys)
 
@@ -132,14 +135,14 @@ class Index:
         subjects: Patient id -> subject_id; a patient whose record was merged into another has the other's.
         replaced: Ids of patients that were merged into another.
         shared: Number of patients with an identifier that another has, too. Such an identifier names nobody.
-        named: Ids of the Medications that the resource at hand was found to name.
+        named: Types and ids of the Medications and Devices that the resource at hand was found to name.
     """
 
     def __init__(self, adapter: Adapter, codes: Codes, links: Links | None = None):
         self.adapter, self.codes, self.links = adapter, codes, links or Links()
         self.subjects = dict(self.links.subjects)
         self.replaced: set[str] = set()
-        self.named: set[str] = set()
+        self.named: set[tuple[str, str]] = set()
         self._resolved: dict[tuple[str, str], str | None] = {}
         self._merge()
         self._resolved.clear()  # who was merged since may be meant by one identifier
@@ -149,12 +152,14 @@ class Index:
         self.shared = len({key for keys in shared for key in keys})
 
     def enter(self, read: Read, key: str) -> None:
-        """Enters a patient, visit or drug, in place of an older version of it."""
+        """Enters a patient, visit, drug or device, in place of an older version of it."""
         joins = self.adapter.manifest.joins
         if read.type == PATIENT:
             self._enter_patient(key, self._rows(joins.patients, read.resource))
         elif read.type == VISIT:
             self.links.visit_ends[key] = self._visit_end(self._rows(joins.visits, read.resource))
+        elif read.type == DEVICE:
+            self.links.devices[key] = Drug(self._concept(self._rows(joins.devices, read.resource)))
         else:
             self.links.drugs[key] = self._drug(self._rows(joins.drugs, read.resource), read.resource)
         self._alias(read, key)
@@ -191,19 +196,19 @@ class Index:
         return self.subjects.get(key) if key else None
 
     def concepts(self, reference: str, resource: Any) -> list[Concept]:
-        """The drugs that a reference to a Medication means: one, or those that it is mixed of.
+        """The drugs that a reference to a Medication means, one or those that it is mixed of; or what a Device is.
 
         Args:
             reference: May point to a resource that is contained in `resource`.
         """
-        drugs = self.links.drugs
         if isinstance(reference, str) and reference.startswith("#"):
             return self._spread(self._drug(self._contained(reference, resource), resource))
-        key = self.resolve(DRUG, reference)
-        found = self._spread(drugs[key]) if key in drugs else []
-        if found:
-            self.named.add(key)
-        return found
+        for kind, held in ((DRUG, self.links.drugs), (DEVICE, self.links.devices)):
+            key = self.resolve(kind, reference)
+            if key in held and (found := self._spread(held[key])):
+                self.named.add((kind, key))
+                return found
+        return []
 
     def _spread(self, drug: Drug) -> list[Concept]:
         if drug.concept:
@@ -214,7 +219,7 @@ class Index:
             if isinstance(part, Concept):
                 found.setdefault(part.code, part)
             elif (key := self.resolve(DRUG, part)) in drugs and (concept := drugs[key].concept):
-                self.named.add(key)
+                self.named.add((DRUG, key))
                 found.setdefault(concept.code, concept)
         return list(found.values())
 
@@ -261,11 +266,12 @@ class Index:
         return self.codes.concept(tuple(codings), rows[0].get(prefix + "text"))
 
     def _contained(self, reference: str, holder: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows of a drug that `holder` contains."""
-        held = element(holder, "contained")
+        """The rows of a drug or device that `holder` contains."""
+        joins, held = self.adapter.manifest.joins, element(holder, "contained")
         for inner in held if isinstance(held, list) else []:
-            if isinstance(inner, dict) and f"#{inner.get('id')}" == reference and inner.get("resourceType") in _DRUGS:
-                return self._rows(self.adapter.manifest.joins.drugs, inner)
+            kind = inner.get("resourceType") if isinstance(inner, dict) else None
+            if kind in (*_DRUGS, DEVICE) and f"#{inner.get('id')}" == reference:
+                return self._rows(joins.devices if kind == DEVICE else joins.drugs, inner)
         return []
 
     def _alias(self, read: Read, key: str) -> None:

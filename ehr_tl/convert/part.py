@@ -15,7 +15,7 @@ from ehr_tl.convert.codes import Codes, Concept, Use
 from ehr_tl.convert.coverage import Coverage
 from ehr_tl.convert.emit import SET_ASIDE, Emitter, Event, SetAside
 from ehr_tl.convert.gather import PieceKey, Places, decoder, key_of
-from ehr_tl.convert.index import DRUG, PATIENT, Index, Links
+from ehr_tl.convert.index import DEVICE, DRUG, PATIENT, Index, Links
 from ehr_tl.convert.span import Days, days_of
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
 from ehr_tl.convert.units import Units
@@ -35,7 +35,7 @@ class Tally:
         concepts: The concepts of the events, in the order in which they come first.
         terminology: What CodeSystems and ValueSets say of codes.
         coverage: What became of the resources.
-        drugs: Ids of the Medications that became events.
+        named: Types and ids of the Medications and Devices that became events.
         days: When the events were.
     """
 
@@ -43,7 +43,7 @@ class Tally:
     concepts: list[Use]
     terminology: Terminology
     coverage: Coverage
-    drugs: set[str]
+    named: set[tuple[str, str]]
     days: Days
 
 
@@ -87,15 +87,15 @@ class Convert:
 
     def __call__(self, piece: Piece) -> Part:
         repeated = self.repeated.get((piece.file, piece.number), _NOWHERE)
-        coverage, drugs = Coverage(keep=self.keep), set[str]()
+        coverage, named = Coverage(keep=self.keep), set[tuple[str, str]]()
         events: list[Event] = []
         terminology = Terminology()
         for place, read in enumerate(piece.reads(self.decode)):
             if read.type in TERMINOLOGIES and place not in repeated:
                 self._learn(read, terminology, coverage)
             else:
-                self._read(read, place in repeated, events, coverage, drugs)
-        tally = Tally(len(events), _uses(events), terminology, coverage, drugs, days_of(events))
+                self._read(read, place in repeated, events, coverage, named)
+        tally = Tally(len(events), _uses(events), terminology, coverage, named, days_of(events))
         return Part(table_of(events), tally)
 
     def _learn(self, read: Read, terminology: Terminology, coverage: Coverage) -> None:
@@ -108,7 +108,14 @@ class Convert:
         else:
             coverage.used(read.type)
 
-    def _read(self, read: Read, repeated: bool, events: list[Event], coverage: Coverage, drugs: set[str]) -> None:
+    def _read(
+        self,
+        read: Read,
+        repeated: bool,
+        events: list[Event],
+        coverage: Coverage,
+        named: set[tuple[str, str]],
+    ) -> None:
         """Counts one resource under what became of it; its events are kept if all of it can be believed."""
         if read.resource is None:
             coverage.set_aside(read, read.fault or "not_a_resource")
@@ -131,7 +138,7 @@ class Convert:
             coverage.set_aside(read, fault.reason, resource_id)
             return
         if found:
-            drugs |= self.index.named
+            named |= self.index.named
             events += found
             coverage.used(read.type)
         else:
@@ -139,7 +146,7 @@ class Convert:
 
     def _not_read(self, kind: str, key: str | None) -> str | None:
         """Why the views are not asked at all."""
-        if kind == DRUG:
+        if kind in (DRUG, DEVICE):
             return "not_referenced"
         if kind not in self.emitters:
             return "no_view"
