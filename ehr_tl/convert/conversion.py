@@ -47,8 +47,8 @@ def convert(
     (https://github.com/Medical-Event-Data-Standard/meds).
 
     The export is read twice: first what others are joined with (patients, ends of visits, drugs, devices) and what is
-    there more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and with one
-    shard of events. The result is the same whatever the engine and the number of threads.
+    there more than once, then everything. Memory grows with the former, by eight bytes for every other resource, and
+    with one shard of events. The result is the same whatever the engine and the number of threads.
 
     Args:
         export: A folder, zip or file, or an opened export; with Spark also a URI that Spark can read.

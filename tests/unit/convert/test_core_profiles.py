@@ -245,9 +245,16 @@ def test_components_of_other_observations_stay(converted, fhir):
     assert len(converted(fhir.mary, variant("LA9634-2", code="1234-5")).codes_of("Observation/v1")) == 2
 
 
-def test_devices_are_not_read(converted, fhir):
+def test_a_device_is_known_by_its_use(converted, fhir):
+    """Since when somebody has a Device it does not say; who uses it, does."""
     device = {"resourceType": "Device", "id": "d1", "patient": MARY, "type": concept(SNOMED, "14106009")}
-    assert converted(fhir.mary, device).coverage["Device"]["unused"] == {"no_view": 1}
+    assert converted(fhir.mary, device).coverage["Device"]["unused"] == {"not_referenced": 1}
+    use = {"resourceType": "DeviceUseStatement", "id": "u1", "status": "active", "subject": MARY}
+    use |= {"device": {"reference": "Device/d1"}, "timingPeriod": {"start": "2018-03-01"}, "recordedOn": "2019-01-10"}
+    found = converted(fhir.mary, device, use, folder="used")
+    (event,) = found.of("DeviceUseStatement/u1")
+    assert (event["code"], str(event["time"])[:10]) == ("SNOMED//14106009", "2019-01-10")
+    assert found.coverage["Device"] == {"read": 1, "used": 1, "unused": {}, "set_aside": {}}
 
 
 # Conditions
