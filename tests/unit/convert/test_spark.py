@@ -171,7 +171,7 @@ def test_without_java_it_is_said_what_to_install(tmp_path, fhir):
 
 def test_without_pyspark_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"ehr_tl\[spark\]"):
+    with pytest.raises(RunError, match=r"\[spark\]"):
         convert(tmp_path, "fhir_r4", tmp_path / "events", engine="spark")
 
 
