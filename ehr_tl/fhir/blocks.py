@@ -89,12 +89,18 @@ def lines(content: Iterator[bytes]) -> Iterator[bytes | None]:
 
 
 def head(content: Iterator[bytes]) -> bytes:
-    """The blocks that the first line is in, as one; no more than what `document` tells as too large."""
+    """The blocks that the first line is in, as one.
+
+    Raises:
+        Unreadable: They are larger than `LARGEST`.
+    """
     pieces, size = [], 0
     for block in content:
         pieces.append(block)
         size += len(block)
-        if b"\n" in block or size > LARGEST:
+        if size > LARGEST:
+            raise Unreadable("too_large")
+        if b"\n" in block:
             break
     return b"".join(pieces)
 
