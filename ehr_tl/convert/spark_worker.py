@@ -191,6 +191,9 @@ def events(read: Read, shared: Shared, shards: int, batches: Batches) -> Batches
 
 
 def _result(piece: Piece, result: Any, **more: Any) -> pa.Table:
+    """A row of `RESULTS`. As between processes of one machine, results are pickled on their way through the job that
+    made them, as Spark does with its tasks; no file that is kept holds any, and none is read that the job did not write.
+    """
     packed = zstandard.compress(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
     row = {"file": piece.file, "number": piece.number, "lines": len(piece.texts), "result": packed, **more}
     return pa.Table.from_pylist([row])

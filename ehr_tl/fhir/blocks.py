@@ -94,15 +94,7 @@ def head(content: Iterator[bytes]) -> bytes:
     Raises:
         Unreadable: They are larger than `LARGEST`.
     """
-    pieces, size = [], 0
-    for block in content:
-        pieces.append(block)
-        size += len(block)
-        if size > LARGEST:
-            raise Unreadable("too_large")
-        if b"\n" in block:
-            break
-    return b"".join(pieces)
+    return _together(content, lambda block: b"\n" in block)
 
 
 def document(content: Iterator[bytes]) -> bytes:
@@ -111,10 +103,16 @@ def document(content: Iterator[bytes]) -> bytes:
     Raises:
         Unreadable: It is larger than `LARGEST`.
     """
+    return _together(content, lambda block: False)
+
+
+def _together(content: Iterator[bytes], last: Callable[[bytes], bool]) -> bytes:
     pieces, size = [], 0
     for block in content:
         pieces.append(block)
         size += len(block)
         if size > LARGEST:
             raise Unreadable("too_large")
+        if last(block):
+            break
     return b"".join(pieces)
