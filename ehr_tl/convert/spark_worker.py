@@ -191,8 +191,10 @@ def events(read: Read, shared: Shared, shards: int, batches: Batches) -> Batches
 
 
 def _result(piece: Piece, result: Any, **more: Any) -> pa.Table:
-    """A row of `RESULTS`. As between processes of one machine, results are pickled on their way through the job that
-    made them, as Spark does with its tasks; no file that is kept holds any, and none is read that the job did not write.
+    """A row of `RESULTS`.
+
+    As between processes of one machine, and as Spark's own tasks, results are pickled on their way through the job that
+    made them. No file that is kept holds any, and nothing is read that this job did not make.
     """
     packed = zstandard.compress(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
     row = {"file": piece.file, "number": piece.number, "lines": len(piece.texts), "result": packed, **more}
