@@ -124,20 +124,18 @@ class ContextClues:
             rows: Columns `subject_id` and `prediction_time`.
         """
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         ids = self.encode(events, rows).ids
         vectors = np.zeros((len(ids), self.model.config.hidden_size), dtype=np.float32)
-        for rows_of_batch in track(list(_batches(ids)), f"embedding with {self.path.name}"):
-            lengths = torch.tensor([len(ids[row]) for row in rows_of_batch])
+        for batch in track(list(_batches(ids)), f"embedding with {self.path.name}"):
+            lengths = torch.tensor([len(ids[row]) for row in batch])
             # Padding stands behind, where a causal network does not see it.
-            padded = torch.full((len(lengths), int(lengths.max())), PAD)
-            for line, row in zip(padded, rows_of_batch):
-                line[: len(ids[row])] = torch.from_numpy(ids[row])
+            padded = pad_sequence([torch.from_numpy(ids[row]) for row in batch], batch_first=True, padding_value=PAD)
             mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
             with torch.inference_mode():
-                output = self.model.base_model(input_ids=padded, attention_mask=mask, use_cache=False)
-            last = output.last_hidden_state[torch.arange(len(lengths)), lengths - 1]
-            vectors[rows_of_batch] = last.numpy()
+                states = self.model.base_model(padded, attention_mask=mask, use_cache=False).last_hidden_state
+            vectors[batch] = states[torch.arange(len(batch)), lengths - 1].numpy()
         return vectors
 
 
