@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 from datetime import datetime, timedelta
 
@@ -363,4 +362,3 @@ def test_a_pipeline_that_begins_with_one_is_refused_before_anything_is_read(writ
     with pytest.raises(CheckpointError, match=r"Context Clues family.*cannot be adapted"):
         ehr_tl.run(tmp_path / "pipeline.yaml", out=tmp_path / "run")
     assert not (tmp_path / "run" / "events").exists()
-    shutil.rmtree(folder)
