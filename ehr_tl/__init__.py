@@ -16,6 +16,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ehr_tl.models.registration import register_with_transformers
+
 __version__ = "0.1.0"
 
 #: Public name -> the module that defines it.
@@ -68,3 +70,4 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+register_with_transformers()

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehr_tl.errors import CheckpointError
-from ehr_tl.files import read_json, whole, write_json
+from ehr_tl.files import whole, write_json
+from ehr_tl.models.context_clues import ContextClues, is_context_clues, load_context_clues
+from ehr_tl.models.folder import (
+    CONFIG,
+    COPY_AGAIN,
+    ELSEWHERE,
+    WEIGHTS,
+    cut_off,
+    read_config,
+    read_text,
+    refuse_executable,
+    require_files,
+)
 from ehr_tl.resources import checkpoints
 
 if TYPE_CHECKING:
@@ -19,9 +31,7 @@ if TYPE_CHECKING:
     from ehr_tl.models.network import EhrModel
     from ehr_tl.tokens.vocabulary import Vocabulary
 
-_COPY_AGAIN = "copy the checkpoint again, all its files together"
-
-CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "MODEL_CARD.md"
+VOCABULARY, CARD = "vocabulary.json", "MODEL_CARD.md"
 #: Keys of config.json: `transformers` takes some others for the name of code to fetch and run.
 _KEYS = frozenset(
     """
@@ -37,9 +47,6 @@ _POSITIVE = frozenset(
     bins buckets head_dim hidden_size intermediate_size max_position_embeddings max_slots num_attention_heads
     num_hidden_layers num_key_value_heads rms_norm_eps slot_hours time_unit_hours valued vocab_size
     """.split()  # noqa: SIM905
-)
-_EXECUTABLE = frozenset(
-    [".bin", ".pt", ".pth", ".pkl", ".pk", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"]
 )
 
 
@@ -82,18 +89,19 @@ def check_checkpoint(name: str | Path) -> Path:
     """The folder of a checkpoint; looks into all of its files, but makes no network of them, so that it is quick.
 
     Raises:
-        CheckpointError: There is none, a file is missing or broken, or something in the folder could execute code.
+        CheckpointError: There is none, it is another family's, a file is missing or broken, or something in the folder
+            could execute code.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = checkpoint_path(name)
+    path = _own(name)
     _check_files(path)
-    _config(path / CONFIG), _vocabulary(path / VOCABULARY), _card(path / CARD)
+    _config(path / CONFIG), _vocabulary(path / VOCABULARY), read_text(path / CARD)
     try:
         with safe_open(path / WEIGHTS, framework="numpy"):  # reads the header: are all tensors there, in whole length?
             pass
     except SafetensorError:
-        raise _broken(path / WEIGHTS) from None
+        raise cut_off(path / WEIGHTS) from None
     return path
 
 
@@ -101,20 +109,36 @@ def checkpoint_vocabulary(name: str | Path) -> Vocabulary:
     """What a checkpoint knows of codes and values; its network is not opened.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or its vocabulary is broken.
+        CheckpointError: There is no such checkpoint, it is another family's, or its vocabulary is broken.
     """
-    return _vocabulary(checkpoint_path(name) / VOCABULARY)
+    return _vocabulary(_own(name) / VOCABULARY)
 
 
-def load_checkpoint(name: str | Path) -> Checkpoint:
+def _own(name: str | Path) -> Path:
+    """The folder of a checkpoint of this package, the only kind that can be adapted."""
+    path = checkpoint_path(name)
+    if is_context_clues(path):
+        raise CheckpointError(
+            f"{path} is a checkpoint of the Context Clues family, which can be embedded and cannot be adapted here",
+            expected="a checkpoint of this package",
+            fix="name another, or use the vectors of ehr_tl.load_checkpoint(FOLDER).embed in a model of your own",
+        )
+    return path
+
+
+def load_checkpoint(name: str | Path) -> Checkpoint | ContextClues:
     """Opens a checkpoint folder, or a shipped checkpoint by name, without network access.
+
+    A folder that has hf_ehr's `tokenizer_config.json` and no vocabulary of ours is one of the Context Clues family.
 
     Raises:
         CheckpointError: A file is missing or broken, something in the folder could execute code, or sizes disagree.
     """
     path = checkpoint_path(name)
+    if is_context_clues(path):
+        return load_context_clues(path)
     _check_files(path)
-    config, vocabulary, card = _config(path / CONFIG), _vocabulary(path / VOCABULARY), _card(path / CARD)
+    config, vocabulary, card = _config(path / CONFIG), _vocabulary(path / VOCABULARY), read_text(path / CARD)
     model = load_model(path, config)
     fitted = model.config.fitted(vocabulary)
     if fitted.to_dict() != model.config.to_dict():
@@ -122,50 +146,31 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
             f"{path}: {VOCABULARY} has {len(vocabulary.codes)} codes, {len(vocabulary.valued)} of them with values, "
             f"and {CONFIG} says otherwise",
             expected="both from one checkpoint",
-            fix=_COPY_AGAIN,
+            fix=COPY_AGAIN,
         )
     return Checkpoint(model, vocabulary, card, path)
 
 
 def _check_files(path: Path) -> None:
-    unsafe = sorted(each.name for each in path.rglob("*") if each.suffix.lower() in _EXECUTABLE)
-    if unsafe:
-        raise CheckpointError(
-            f"{path} holds {', '.join(unsafe)}, a kind of file that can execute code when it is opened",
-            expected=f"{CONFIG}, {WEIGHTS}, {VOCABULARY} and {CARD} alone",
-            fix="remove it, or take a checkpoint in safetensors format from someone whom you trust",
-        )
-    missing = [each for each in (CONFIG, WEIGHTS, VOCABULARY, CARD) if not (path / each).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{path} is no complete checkpoint: {', '.join(missing)} missing", fix="copy the whole folder again"
-        )
+    refuse_executable(path, f"{CONFIG}, {WEIGHTS}, {VOCABULARY} and {CARD} alone")
+    require_files(path, CONFIG, WEIGHTS, VOCABULARY, CARD)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-        kind = config.get("model_type")
-    except (ValueError, AttributeError):
-        raise CheckpointError(f"{path} is no JSON object", fix="copy the checkpoint again") from None
-    if "auto_map" in config:
-        raise CheckpointError(
-            f"{path} names code of its own to be executed (auto_map)",
-            expected="a checkpoint of this package, which needs none",
-            fix="take a checkpoint from someone whom you trust",
-        )
+    config = read_config(path)
+    kind = config.get("model_type")
     if kind != "ehr_tl":
         raise CheckpointError(f"{path} describes a model of type {kind!r}", expected="model_type 'ehr_tl'")
     if unknown := sorted(config.keys() - _KEYS):
         raise CheckpointError(
             f"{path} has the key {unknown[0]!r}, which is none of this package's",
             expected=f"keys {', '.join(sorted(_KEYS))}",
-            fix="take a checkpoint from someone whom you trust",
+            fix=ELSEWHERE,
         )
     for name in _POSITIVE & config.keys():
         value = config[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{path}: {name} is {value!r}", expected="a number above 0", fix=_COPY_AGAIN)
+            raise CheckpointError(f"{path}: {name} is {value!r}", expected="a number above 0", fix=COPY_AGAIN)
     return config
 
 
@@ -176,19 +181,8 @@ def _vocabulary(path: Path) -> Vocabulary:
         return Vocabulary.load(path)
     except CheckpointError as error:
         if isinstance(error.__context__, KeyError):
-            raise CheckpointError(f"{path} has no {error.__context__.args[0]!r}", fix=_COPY_AGAIN) from None
+            raise CheckpointError(f"{path} has no {error.__context__.args[0]!r}", fix=COPY_AGAIN) from None
         raise
-
-
-def _card(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{path} is no UTF-8 text", fix=f"save it as UTF-8, or {_COPY_AGAIN}") from None
-
-
-def _broken(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is broken or cut off", fix=_COPY_AGAIN)
 
 
 def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
@@ -204,15 +198,15 @@ def load_model(folder: Path, config: dict[str, Any] | None = None) -> EhrModel:
         model = EhrModel(EhrConfig.from_dict(config if config is not None else _config(folder / CONFIG)))
     except invalid as error:
         raise CheckpointError(
-            f"{folder / CONFIG} describes no network that can be made ({type(error).__name__})", fix=_COPY_AGAIN
+            f"{folder / CONFIG} describes no network that can be made ({type(error).__name__})", fix=COPY_AGAIN
         ) from None
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError:
-        raise _broken(folder / WEIGHTS) from None
+        raise cut_off(folder / WEIGHTS) from None
     _check_shapes(folder, model, tensors)
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"{folder / WEIGHTS}: {broken[0]} holds what is no number", fix=_COPY_AGAIN)
+        raise CheckpointError(f"{folder / WEIGHTS}: {broken[0]} holds what is no number", fix=COPY_AGAIN)
     model.load_state_dict(tensors)
     return model.eval()
 
@@ -227,7 +221,7 @@ def _check_shapes(folder: Path, model: EhrModel, tensors: dict[str, torch.Tensor
             f"{folder / WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors differ, the first is {name} with shape "
             f"{found.get(name, 'missing')}",
             expected=f"shape {expected.get(name, 'none of that name')}",
-            fix=_COPY_AGAIN,
+            fix=COPY_AGAIN,
         )
 
 

@@ -4,8 +4,8 @@ A slot is the sum of its events' embeddings; an event is its code (itself, its a
 and its value (between two quantile bins). Time enters as the rotary position, in hours, so that the gap between two
 slots is what attention sees. Query slots carry a mark and are read out.
 
-`EhrModel` and `EhrConfig` are registered with `transformers`: `AutoModel.from_pretrained` opens a checkpoint folder
-once this module was imported.
+`EhrModel` and `EhrConfig` are registered with `transformers` here; by `models.registration` its `AutoModel` and
+`AutoConfig` know where to find them before.
 """
 
 from __future__ import annotations

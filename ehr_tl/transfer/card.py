@@ -30,7 +30,7 @@ to a hospital's own question; by itself it answers none.
 {parameters:,} parameters: a Llama decoder of width {width} with {layers} layers over slots of {slot_hours:g} hours, at
 most {max_slots} slots back. {codes:,} codes are known by themselves, any other code by its ancestors and the words of
 its description; {valued} codes have value bins of their own. It opens with `ehr_tl.load_checkpoint`, or with
-`transformers.AutoModel.from_pretrained` once `ehr_tl.models.network` was imported.
+`transformers.AutoModel.from_pretrained` once `ehr_tl` was imported.
 
 ## How it was trained
 
