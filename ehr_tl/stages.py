@@ -140,6 +140,7 @@ def train(job: Job) -> dict[str, Any]:
     from ehr_tl.models.crossfit import fit_crossfit
 
     events, rows = job.events, job.rows()
+    _refuse_seen(job, rows)
     found = _familiarity(job)
     write_json(job.folder / "familiarity.json", found and found.to_json())
     if found and found.little:
@@ -152,6 +153,15 @@ def train(job: Job) -> dict[str, Any]:
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
     crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
     return {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
+
+
+def _refuse_seen(job: Job, rows: pl.DataFrame) -> None:
+    """Whether the checkpoint was pretrained on somebody who is to be held out."""
+    from ehr_tl.transfer.seen import refuse_seen
+
+    labelled = rows.filter(pl.col("split") == schema.HELD_OUT)["subject_id"]
+    for path in _checkpoint(job).values():
+        refuse_seen(path, job.events, labelled.to_numpy())
 
 
 def _familiarity(job: Job) -> Familiarity | None:
