@@ -18,7 +18,7 @@ def parts(subject_ids: np.ndarray) -> np.ndarray:
 
     Examples:
         >>> found = parts(np.arange(10_000))
-        >>> [round(float((found == part).mean()), 2) for part in PARTS]
+        >>> [round(float((found == part).mean()), 1) for part in PARTS]
         [0.8, 0.1, 0.1]
         >>> bool((parts(np.arange(5, 8)) == found[5:8]).all())
         True
