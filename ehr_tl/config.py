@@ -190,7 +190,7 @@ def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipelin
         PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong.
     """
     path = pipeline_path(name)
-    pipeline = build(Pipeline, _yaml(path), str(path), PipelineError)
+    pipeline = build(Pipeline, read_yaml(path, Pipeline), str(path), PipelineError)
     folder = Path(beside or path.parent)
     transformer = pipeline.transformer
     if transformer is not None:
@@ -204,7 +204,12 @@ def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipelin
     )
 
 
-def _yaml(path: Path) -> Any:
+def read_yaml(path: Path, cls: type) -> Any:
+    """The content of a YAML file that is to become a `cls`.
+
+    Raises:
+        PipelineError: It is no YAML, or empty.
+    """
     import yaml
 
     try:
@@ -219,7 +224,7 @@ def _yaml(path: Path) -> Any:
             fix="that line has a tab: indent with spaces" if tab else None,
         ) from None
     if raw is None:
-        raise PipelineError(f"{path} is empty", expected=f"keys {', '.join(_names(Pipeline))}")
+        raise PipelineError(f"{path} is empty", expected=f"keys {', '.join(_names(cls))}")
     return raw
 
 
@@ -257,24 +262,33 @@ def utc(text: str) -> datetime:
 
 def pipeline_path(name: str | Path) -> Path:
     """The file of a pipeline given by path or shipped name."""
+    return shipped_file(name, "pipelines", "pipeline")
+
+
+def pipeline_names() -> list[str]:
+    """Names of the shipped pipelines."""
+    return _shipped_names("pipelines")
+
+
+def shipped_file(name: str | Path, folder: str, kind: str) -> Path:
+    """The YAML file given by path, or by the name of one that ships in `folder`; `kind` is what it is called."""
     path = Path(name)
     if path.is_file():
         return path
-    shipped = bundled("pipelines") / f"{name}.yaml"
+    shipped = bundled(folder) / f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml") and shipped.is_file():
         return shipped
-    names = pipeline_names()
+    names = _shipped_names(folder)
     close = get_close_matches(path.stem, names, n=1)
     raise PipelineError(
-        f"There is no pipeline {str(name)!r}",
+        f"There is no {kind} {str(name)!r}",
         expected=f"a YAML file or one of: {', '.join(names)}",
         fix=f"Did you mean {close[0]!r}?" if close else "check the path, or copy a shipped file and change it",
     )
 
 
-def pipeline_names() -> list[str]:
-    """Names of the shipped pipelines."""
-    return sorted(path.stem for path in bundled("pipelines").glob("*.yaml"))
+def _shipped_names(folder: str) -> list[str]:
+    return sorted(path.stem for path in bundled(folder).glob("*.yaml"))
 
 
 T = typing.TypeVar("T")

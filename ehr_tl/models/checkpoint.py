@@ -38,7 +38,7 @@ _KEYS = frozenset(
     architectures attention_bias attention_dropout bins bos_token_id buckets dtype eos_token_id head_dim hidden_act
     hidden_size horizons_days initializer_range intermediate_size max_position_embeddings max_slots mlp_bias model_type
     num_attention_heads num_hidden_layers num_key_value_heads outcomes pad_token_id pretraining_tp rms_norm_eps
-    rope_parameters slot_hours tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
+    rope_parameters slot_hours tasks tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
     """.split()  # noqa: SIM905 (a list would fill half a screen)
 )
 #: Those of them that are sizes, widths and the like.

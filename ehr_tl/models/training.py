@@ -65,9 +65,10 @@ def drop_events(batch: Batch, share: float, codes: int, rng: np.random.Generator
     """
     if share <= 0:
         return batch
-    part = rng.random(batch.shape[0]) ** (1 / share - 1)
-    hidden = rng.random((batch.shape[0], codes), dtype=np.float32) < part[:, None]
-    return batch.keep(~hidden[batch.sequence, batch.code])
+    count = int(batch.sequence.max()) + 1
+    part = rng.random(count) ** (1 / share - 1)
+    hidden = rng.random((count, codes), dtype=np.float32) < part[:, None]
+    return batch.keep(~hidden[batch.owner, batch.code])
 
 
 def save_state(
