@@ -166,12 +166,12 @@ def _refuse_seen(job: Job, rows: pl.DataFrame) -> None:
 
 def _familiarity(job: Job) -> Familiarity | None:
     from ehr_tl.models.checkpoint import checkpoint_vocabulary
-    from ehr_tl.tokens.familiarity import familiarity
+    from ehr_tl.tokens.familiarity import Knowledge, familiarity
 
     if job.pipeline.transformer is None or job.pipeline.transformer.checkpoint is None:
         return None
     path = Path(job.pipeline.transformer.checkpoint)
-    return familiarity(job.events, checkpoint_vocabulary(path).codes, path.name)
+    return familiarity(job.events, Knowledge.of(checkpoint_vocabulary(path)), path.name)
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
