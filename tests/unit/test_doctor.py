@@ -74,7 +74,7 @@ def test_text_counts_and_says_what_to_do_next() -> None:
         lines[lines.index("Known to the checkpoint synthea_small exactly related described unknown") + 1]
         == "LOCAL 0% 25% 0% 75%"
     )
-    assert "LOINC 80% 6% 4% 10%" in lines and "all 80% 6% 4% 10%" in lines
+    assert "LOINC 80% 6.0% 4.0% 10%" in lines and "all 80% 6.0% 4.0% 10%" in lines
     assert "Subjects of whose events it knows fewer than half: 15 of 295" in lines
     assert not any("Take care" in line for line in lines)
     assert "NUBC 0 68 0" in lines
