@@ -6,12 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
 from ehr_tl.cohort import build_cohort
 from ehr_tl.config import Pipeline, load_pipeline
 from ehr_tl.errors import CohortError, PipelineError
 from ehr_tl.events import Events
+from ehr_tl.transfer.held_out import parts
 
 log = logging.getLogger("ehr_tl")
 
@@ -32,14 +34,22 @@ class SourceTask:
     pipeline: Pipeline
     labels: dict[int, pl.DataFrame] = field(default_factory=dict)
 
+    def rows(self, position: int, part: str) -> pl.DataFrame:
+        """A source's labelled rows of the subjects in one part (`transfer.held_out`)."""
+        rows = self.labels[position]
+        return rows.filter(parts(rows["subject_id"].to_numpy()) == part)
 
-def label_tasks(sources: Sequence[Events], tasks: Mapping[str, Sequence[str]]) -> list[SourceTask]:
+
+def label_tasks(
+    sources: Sequence[Events], tasks: Mapping[str, Sequence[str]], exclude: np.ndarray | None = None
+) -> list[SourceTask]:
     """Labels every task on every source that is to answer it.
 
     Args:
         sources: Events folders, each a hospital of its own.
         tasks: Name of an adapter -> pipelines (names of shipped ones, or files) that its exports can label. Adapters
             that no source has are passed over.
+        exclude: Subjects, shape (n,), whose rows are left out: those whom a later evaluation holds out.
 
     Returns:
         The tasks in the order in which `tasks` names them first. A source whose records give no cohort is left out of
@@ -60,7 +70,7 @@ def label_tasks(sources: Sequence[Events], tasks: Mapping[str, Sequence[str]]) -
                     expected="one name for each source task",
                     fix="rename one of them, or name the same file for both adapters",
                 )
-            _label(task, sources, [position for position in mine if position not in task.labels])
+            _label(task, sources, [position for position in mine if position not in task.labels], exclude)
     for task in found.values():
         if not task.labels:
             raise CohortError(
@@ -71,7 +81,7 @@ def label_tasks(sources: Sequence[Events], tasks: Mapping[str, Sequence[str]]) -
     return list(found.values())
 
 
-def _label(task: SourceTask, sources: Sequence[Events], positions: list[int]) -> None:
+def _label(task: SourceTask, sources: Sequence[Events], positions: list[int], exclude: np.ndarray | None) -> None:
     for position in positions:
         source = sources[position]
         try:
@@ -79,5 +89,8 @@ def _label(task: SourceTask, sources: Sequence[Events], positions: list[int]) ->
         except CohortError as error:
             log.warning("%s cannot label %s and is left out of it: %s", source.folder.name, task.name, error.problem)
             continue
-        task.labels[position] = cohort.labelled
-        log.info("%s: %d rows, %d with %s", source.folder.name, cohort.labelled.height, cohort.positives, task.name)
+        rows = cohort.labelled
+        if exclude is not None:
+            rows = rows.filter(~np.isin(rows["subject_id"].to_numpy(), exclude))
+        task.labels[position] = rows
+        log.info("%s: %d rows, %d with %s", source.folder.name, rows.height, rows["boolean_value"].sum(), task.name)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 
 from ehr_tl.errors import CohortError, PipelineError
@@ -79,3 +80,8 @@ def test_two_pipelines_of_one_name_are_refused(source, pipeline):
     tasks = {"ward": [pipeline("death")], "clinic": [pipeline("death", "OTHER", file="second")]}
     with pytest.raises(PipelineError, match="Two pipelines named 'death' differ"):
         label_tasks(sources, tasks)
+
+
+def test_rows_of_those_to_be_held_out_are_left_out(source, pipeline):
+    (task,) = label_tasks([source("a")], {"test": [pipeline("death")]}, exclude=np.array([2, 7]))
+    assert task.labels[0]["subject_id"].to_list() == [1]
