@@ -2,8 +2,8 @@
 
 A slot is the sum of its events' embeddings; an event is its code (itself, its ancestors, the words of its description)
 and its value. A value lies between two quantile bins; what a bin means is learned for each code that has bins of its
-own, and for any other read from what the bin means in general and what the code is. Time enters as the rotary position, in hours, so that the gap between two
-slots is what attention sees. Query slots carry a mark and are read out.
+own, and for any other read from what the bin means in general and what the code is. Time enters as the rotary position,
+in hours, so that the gap between two slots is what attention sees. Query slots carry a mark and are read out.
 
 `EhrModel` and `EhrConfig` are registered with `transformers` here; by `models.registration` its `AutoModel` and
 `AutoConfig` know where to find them before.
