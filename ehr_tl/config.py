@@ -100,6 +100,8 @@ class TransformerConfig:
         max_slots: Slots that a prediction can look back on.
         epochs, learning_rate, batch_subjects, event_dropout, patience: Fine-tuning. `event_dropout` is the share of
             events that is hidden at random, so that "event removed" is something that the model knows.
+        min_known: Least share of the events (of the kind that `ehr-tl coverage` counts) that the checkpoint must know,
+            exactly, by a relative or by description; below it a run refuses to train, unless `--accept-coverage`.
         players: Upper bound of the groups of events between which a Shapley value is divided (at most 32).
         permutations: Antithetic pairs of permutations per explained record.
     """
@@ -113,6 +115,7 @@ class TransformerConfig:
     batch_subjects: Annotated[int, Within(1, 4096)] = 16
     event_dropout: Annotated[float, Within(0, 0.9)] = 0.2
     patience: Annotated[int, Within(1, 1000)] = 3
+    min_known: Share = 0.5
     players: Annotated[int, Within(3, 32)] = 16
     permutations: Annotated[int, Within(1, 1000)] = 2
 

@@ -22,7 +22,7 @@ from ehr_tl.events import Events, ExportInfo
 from ehr_tl.fhir.export import open_export
 from ehr_tl.progress import track
 from ehr_tl.report.words import percent
-from ehr_tl.tokens.familiarity import Familiarity, familiarity
+from ehr_tl.tokens.familiarity import LEVELS, Familiarity, Knowledge, familiarity
 from ehr_tl.wording import counted
 
 _WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
@@ -106,7 +106,7 @@ def _familiarities(events: Events) -> list[Familiarity]:
 
     transformers = [load_pipeline(name).transformer for name in pipeline_names()]
     paths = sorted({each.checkpoint for each in transformers if each is not None and each.checkpoint is not None})
-    return [familiarity(events, checkpoint_vocabulary(path).codes, Path(path).name) for path in paths]
+    return [familiarity(events, Knowledge.of(checkpoint_vocabulary(path)), Path(path).name) for path in paths]
 
 
 def _by_system(events: Events) -> list[dict[str, Any]]:
@@ -166,11 +166,11 @@ def _systems(found: Diagnosis) -> list[str]:
 
 def _known(found: Familiarity) -> list[str]:
     """What a checkpoint knows, as shares of the events that models look at."""
-    header = ("exactly", "related", "unknown")
     rows = [(name, *_shares(levels)) for name, levels in [*found.systems.items(), ("all", found.events)]]
-    lines = _table((f"Known to the checkpoint {found.checkpoint}", *header), rows)
+    lines = _table((f"Known to the checkpoint {found.checkpoint}", *LEVELS), rows)
     explained = "share of dated events whose own code it has seen; else another code of the event, or one above these"
     lines += _listed("exactly, related", [explained])
+    lines += _listed("described", ["else at least half of the words that describe the code it has met in descriptions"])
     people = found.subjects
     some = people["half_or_more"] + people["less"]
     lines += _listed("Subjects of whose events it knows fewer than half", [f"{people['less']:,} of {some:,}"])

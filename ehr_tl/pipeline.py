@@ -115,6 +115,7 @@ def run(
     concept_maps: Sequence[str | Path] | None = None,
     as_of: str | date | None = None,
     threads: int | None = None,
+    accept_coverage: bool | None = None,
 ) -> Run:
     """Runs a pipeline from a FHIR export to the report; stages whose inputs are unchanged are skipped.
 
@@ -128,6 +129,7 @@ def run(
             of them.
         as_of: The day on which current patients are scored; default: the export's end.
         threads: Processors to use; default: all.
+        accept_coverage: Train though the checkpoint knows less of the events than `transformer.min_known`.
 
     Returns:
         The finished run.
@@ -155,6 +157,7 @@ def run(
         "concept_maps": [str(Path(_given(each, "--concept-map")).absolute()) for each in concept_maps],
         "as_of": own.get("as_of") if as_of is None else _day(as_of),
         "threads": allowed(threads or own.get("threads")),
+        "accept_coverage": own.get("accept_coverage", False) if accept_coverage is None else accept_coverage,
     }
     parse_as_of(settings["as_of"])
     _check(config, settings["adapter"], settings["concept_maps"])
@@ -169,8 +172,13 @@ def run(
     return Run(folder)
 
 
-def run_stage(folder: str | Path, name: str) -> str:
+def run_stage(folder: str | Path, name: str, accept_coverage: bool = False) -> str:
     """Runs one stage of a run, unless its inputs are unchanged; says which in words.
+
+    Args:
+        folder: The run folder.
+        name: The stage.
+        accept_coverage: As in `run`; from now on it holds for this run.
 
     Raises:
         RunError: The folder is no run, an earlier stage is missing, or what it wrote or was asked for has changed.
@@ -180,6 +188,10 @@ def run_stage(folder: str | Path, name: str) -> str:
     Manifest.read(folder)
     refuse_scored(folder)
     with locked(folder):
+        if accept_coverage:
+            manifest = Manifest.read(folder)
+            manifest.settings["accept_coverage"] = True
+            manifest.write(folder)
         job = _job(folder)
         for earlier in STAGES[: STAGES.index(stage)]:
             _check_done(earlier, job)
@@ -289,6 +301,7 @@ def _job(folder: Path) -> Job:
         as_of=parse_as_of(settings["as_of"]),
         threads=allowed(settings["threads"]),
         models=folder / "models",
+        accept_coverage=settings.get("accept_coverage", False),
     )
 
 

@@ -20,6 +20,7 @@ import polars as pl
 from ehr_tl import __version__, schema
 from ehr_tl.cohort import Cohort, build_cohort, current_cohort
 from ehr_tl.config import Pipeline
+from ehr_tl.errors import CheckpointError
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, whole, write_json
 from ehr_tl.progress import log
@@ -41,6 +42,7 @@ class Job:
         as_of: The day that current patients are scored on; None: the export's end.
         threads: Processors to use.
         models: The fitted models: the run's own, or another run's when new patients are scored with it.
+        accept_coverage: Train though the checkpoint knows less of the events than the pipeline asks for.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Job:
     as_of: datetime | None
     threads: int
     models: Path
+    accept_coverage: bool = False
 
     @property
     def events(self) -> Events:
@@ -140,8 +143,10 @@ def train(job: Job) -> dict[str, Any]:
     from ehr_tl.models.crossfit import fit_crossfit
 
     events, rows = job.events, job.rows()
+    _refuse_seen(job, rows)
     found = _familiarity(job)
     write_json(job.folder / "familiarity.json", found and found.to_json())
+    _refuse_unknown(job, found)
     if found and found.little:
         log.warning(
             "The pretrained vocabulary of %s knows %s of the events: what it learned elsewhere has little to say here",
@@ -151,17 +156,48 @@ def train(job: Job) -> dict[str, Any]:
     baseline, *others = learners(job.pipeline)
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
     crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
-    return {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
+    notes = {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
+    return notes if found is None else {**notes, "known": found.known, "accept_coverage": job.accept_coverage}
+
+
+def _refuse_seen(job: Job, rows: pl.DataFrame) -> None:
+    """Whether the checkpoint was pretrained on somebody who is to be held out."""
+    from ehr_tl.transfer.seen import refuse_seen
+
+    labelled = rows.filter(pl.col("split") == schema.HELD_OUT)["subject_id"]
+    for path in _checkpoint(job).values():
+        refuse_seen(path, job.events, labelled.to_numpy())
+
+
+def _refuse_unknown(job: Job, found: Familiarity | None) -> None:
+    """Whether the checkpoint knows as much of the events as the pipeline asks for, or somebody accepted less.
+
+    Raises:
+        CheckpointError: Neither.
+    """
+    if found is None or found.known is None or found.known >= job.pipeline.transformer.min_known:
+        return
+    known, least = f"{found.known:.1%}", f"{job.pipeline.transformer.min_known:.1%}"
+    if job.accept_coverage:
+        log.warning("The checkpoint knows %s of the events, less than the %s asked for: accepted", known, least)
+        return
+    raise CheckpointError(
+        f"The checkpoint {found.checkpoint} knows {known} of the events of this export",
+        expected=f"at least {least} (transformer.min_known)",
+        fix=f"see which codes it lacks with `ehr-tl coverage {job.pipeline.transformer.checkpoint} "
+        f"{job.folder / 'events'}` and map them; or go on all the same with --accept-coverage; or train from scratch "
+        "with `transformer: {checkpoint: null}`",
+    )
 
 
 def _familiarity(job: Job) -> Familiarity | None:
     from ehr_tl.models.checkpoint import checkpoint_vocabulary
-    from ehr_tl.tokens.familiarity import familiarity
+    from ehr_tl.tokens.familiarity import Knowledge, familiarity
 
     if job.pipeline.transformer is None or job.pipeline.transformer.checkpoint is None:
         return None
     path = Path(job.pipeline.transformer.checkpoint)
-    return familiarity(job.events, checkpoint_vocabulary(path).codes, path.name)
+    return familiarity(job.events, Knowledge.of(checkpoint_vocabulary(path)), path.name)
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
@@ -170,7 +206,8 @@ def _train_settings(job: Job) -> dict[str, Any]:
     settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "abstention")}
     settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed")}
     if settings["transformer"] is not None:
-        settings["transformer"] = {k: v for k, v in settings["transformer"].items() if k not in _EXPLAINING}
+        apart = {*_EXPLAINING, "min_known"}
+        settings["transformer"] = {k: v for k, v in settings["transformer"].items() if k not in apart}
     return settings
 
 

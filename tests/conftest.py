@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,3 +66,28 @@ def finished_run(small_pipeline: Path, tmp_path_factory: pytest.TempPathFactory,
             ehr_tl.run(small_pipeline, out=folder / "small", threads=1)
             (folder / "finished").touch()
     return ehr_tl.load_run(folder / "small")
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., Path]:
+    """Writes a small checkpoint that has learned nothing: its folder, what it knows (code -> description, or None)."""
+
+    def write(folder: Path, codes: dict[str, str | None]) -> Path:
+        import torch
+
+        from ehr_tl.models.checkpoint import save_checkpoint
+        from ehr_tl.models.network import EhrConfig, EhrModel
+        from ehr_tl.schema import AGE
+        from ehr_tl.tokens.vocabulary import Vocabulary
+
+        described = {code: text for code, text in codes.items() if text}
+        vocabulary = Vocabulary(list(codes), [AGE], {}, described, {}, 64)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = EhrConfig(outcomes=["MEDS_DEATH"], horizons_days=[30], buckets=64, **sizes)
+            model = EhrModel(network.fitted(vocabulary)).eval()
+        save_checkpoint(folder, model, vocabulary, "# A card\n")
+        return folder
+
+    return write

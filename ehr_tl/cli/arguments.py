@@ -30,3 +30,12 @@ ConceptMaps = Annotated[
         help="FHIR ConceptMap, CodeSystem or ValueSet; may be repeated.",
     ),
 ]
+
+#: Going on with a checkpoint that knows little of the records.
+AcceptCoverage = Annotated[
+    bool,
+    typer.Option(
+        "--accept-coverage",
+        help="Train though the checkpoint knows less of the events than the pipeline asks for (transformer.min_known).",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import ConceptMaps, folder, named
+from ehr_tl.cli.arguments import AcceptCoverage, ConceptMaps, folder, named
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +35,7 @@ def run(
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Score as of this day (YYYY-MM-DD); default: the export's end.")
     ] = None,
+    accept_coverage: AcceptCoverage = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processors to use; default: all.")] = None,
     out: Annotated[
         Path | None, typer.Option(parser=folder, metavar="RUN", help="Run folder; default: runs/<pipeline>.")
@@ -51,6 +52,13 @@ def run(
     from ehr_tl.pipeline import run as run_pipeline
 
     finished = run_pipeline(
-        pipeline, export=export, adapter=adapter, concept_maps=concept_map, as_of=as_of, threads=threads, out=out
+        pipeline,
+        export=export,
+        adapter=adapter,
+        concept_maps=concept_map,
+        as_of=as_of,
+        threads=threads,
+        out=out,
+        accept_coverage=accept_coverage or None,
     )
     typer.echo(finished.summary())

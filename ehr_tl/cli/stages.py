@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ehr_tl.cli.arguments import folder
+from ehr_tl.cli.arguments import AcceptCoverage, folder
 
 _HELP = {  # in one line each
     "cohort": "From events to a cohort: who, when, and with what outcome.",
@@ -16,6 +16,8 @@ _HELP = {  # in one line each
     "report": "Writes report, model card, RiskAssessments and worklist.",
 }
 
+Run = Annotated[Path, typer.Argument(parser=folder, metavar="RUN", help="A run folder.")]
+
 
 def register(app: typer.Typer) -> None:
     for name, text in _HELP.items():
@@ -23,9 +25,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _command(stage: str):
-    def command(run: Annotated[Path, typer.Argument(parser=folder, metavar="RUN", help="A run folder.")]) -> None:
+    def command(run: Run) -> None:
         from ehr_tl.pipeline import run_stage
 
         typer.echo(run_stage(run, stage))
 
-    return command
+    def train(run: Run, accept_coverage: AcceptCoverage = False) -> None:
+        from ehr_tl.pipeline import run_stage
+
+        typer.echo(run_stage(run, stage, accept_coverage))
+
+    return train if stage == "train" else command

@@ -205,13 +205,13 @@ def _calibrated(metrics: dict[str, Any]) -> str:
 def familiar(found: Familiarity) -> str:
     """How much of the records the pretrained transformer knows, in sentences."""
     total, people = sum(found.events.values()), found.subjects
-    exactly, related, unknown = (percent(found.events[level] / total) for level in found.events)
+    exactly, related, described, unknown = (percent(found.events[level] / total) for level in found.events)
     some = counted(people["half_or_more"] + people["less"], "person", "people")
     return (
         f"Of {counted(total, 'event')} that models look at, the vocabulary of the checkpoint {found.checkpoint} knows "
         f"{exactly} by their own code and {related} by a more general code or another code of the same event; "
-        f"{unknown} it does not know. Of {some} with such events there are {count(people['less'])} of whose events it "
-        "knows fewer than half."
+        f"{described} it reads by the words of their description, and {unknown} it does not know. Of {some} with such "
+        f"events there are {count(people['less'])} of whose events it knows fewer than half."
     )
 
 

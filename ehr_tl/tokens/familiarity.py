@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ehr_tl.concepts import FEWEST_SUBJECTS, OTHER_SYSTEMS, TEXT, concept, parts, system
+from ehr_tl.concepts import FEWEST_SUBJECTS, OTHER_SYSTEMS, TEXT, concept, names_of, parts, system
 from ehr_tl.events import Events
 from ehr_tl.schema import BIRTH, COURSE, DEATH
+
+if TYPE_CHECKING:
+    from ehr_tl.tokens.vocabulary import Vocabulary
 
 #: Below this share of known events a pretrained model has little to say: most of what it sees means nothing to it.
 ENOUGH = 0.5
@@ -18,7 +22,52 @@ ENOUGH = 0.5
 #: How many codes that are not known are named.
 NAMED = 25
 
-_EXACTLY, _RELATED, _UNKNOWN = LEVELS = ("exactly", "related", "unknown")
+_EXACTLY, _RELATED, _DESCRIBED, _UNKNOWN = LEVELS = ("exactly", "related", "described", "unknown")
+
+#: Words that stand in every other description and tell nothing of what it is about.
+_IDLE = frozenset(["and", "for", "from", "not", "nos", "other", "the", "unspecified", "with", "without"])
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a vocabulary knows.
+
+    Attributes:
+        codes: Known codes.
+        words: Telling words of their descriptions.
+        parents: Whether it reads a code by those above it, too.
+    """
+
+    codes: frozenset[str]
+    words: frozenset[str] = frozenset()
+    parents: bool = True
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> Knowledge:
+        """What a vocabulary of this package knows."""
+        met = (telling_words(text) for text in vocabulary.descriptions.values())
+        return cls(frozenset(vocabulary.codes), frozenset().union(*met))
+
+    def level(self, concept: str, description: str, events: Events) -> str:
+        """How a concept is known: one of `LEVELS`."""
+        code, *others = names_of(concept)
+        if code in self.codes:
+            return _EXACTLY
+        names = events.hierarchy.names(concept) if self.parents else others
+        if not self.codes.isdisjoint(names):
+            return _RELATED
+        words = telling_words(description)
+        return _DESCRIBED if words and 2 * len(words & self.words) >= len(words) else _UNKNOWN
+
+
+def telling_words(text: str) -> frozenset[str]:
+    """Words of three or more letters in a description, those left out that tell nothing of what it is about.
+
+    Examples:
+        >>> sorted(telling_words("Fracture of the left hip, 2nd, not displaced"))
+        ['displaced', 'fracture', 'hip', 'left']
+    """
+    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _IDLE
 
 
 @dataclass(frozen=True)
@@ -27,13 +76,15 @@ class Familiarity:
 
     Those are the dated ones (`Events.history`) but births, deaths, and that a visit began or ended, which every
     hospital writes alike. An event is known `exactly` if the vocabulary has its code; it is `related` if it has
-    another code of the event, or one that lies above any of these; else `unknown`.
+    another code of the event, or one that lies above any of these; it is `described` if at least half of the telling
+    words of its description (where there is none: of the code itself) occur in descriptions of known codes; else
+    `unknown`.
 
     Attributes:
         checkpoint: Whose vocabulary.
-        events: How many are known `exactly`, `related`, `unknown`.
+        events: How many are known `exactly`, `related`, `described`, `unknown`.
         codes: The same of distinct codes, each by the best of its events.
-        subjects: Subjects by the share of their events that are known or related: `half_or_more`, `less`, and `none`
+        subjects: Subjects by the share of their events that are not unknown: `half_or_more`, `less`, and `none`
             without any such event.
         systems: Code system -> the same as `events`; those that coverage does not name, and that fewer than
             `FEWEST_SUBJECTS` subjects have, in one.
@@ -50,7 +101,7 @@ class Familiarity:
 
     @property
     def known(self) -> float | None:
-        """Share of events that are known exactly or related; None if there are none."""
+        """Share of events that are known exactly, related or described; None if there are none."""
         total = sum(self.events.values())
         return 1 - self.events[_UNKNOWN] / total if total else None
 
@@ -67,35 +118,51 @@ class Familiarity:
         return cls(**value)
 
 
-def familiarity(events: Events, known: Collection[str], checkpoint: str) -> Familiarity:
-    """Sets an events folder beside the codes that a vocabulary knows.
+def familiarity(events: Events, known: Knowledge, checkpoint: str) -> Familiarity:
+    """Sets an events folder beside what a vocabulary knows.
 
     Args:
         events: The events folder.
-        known: Codes of the vocabulary.
+        known: What the vocabulary knows.
         checkpoint: Its name.
     """
     frame = _clinical(events.history())
-    counts = frame.group_by("concept", "code").agg(events=pl.len()).sort("concept").collect(engine="streaming")
-    seen, systems = frozenset(known), events.coverage["codes"]
-    level = [_level(each, code, seen, events) for each, code in counts.select("concept", "code").iter_rows()]
+    systems = events.coverage["codes"]
+    counts = _levels(frame, known, events)
     owner = [system(code, systems) for code in counts["code"]]
-    counts = counts.with_columns(
-        level=pl.Series(level, dtype=pl.Enum(LEVELS)), system=pl.Series(owner, dtype=pl.String)
-    )
+    counts = counts.with_columns(system=pl.Series(owner, dtype=pl.String))
     counts = counts.with_columns(system=_shown(frame, counts, systems))
     best = counts.group_by("code").agg(pl.min("level"))
+    shares = _shares(frame, counts)["known"]
+    less = int((shares < ENOUGH).sum())
     return Familiarity(
         checkpoint=checkpoint,
         events=_by_level(counts.group_by("level").agg(pl.sum("events"))),
         codes=_by_level(best.group_by("level").len()),
-        subjects=_subjects(frame, counts, events.subjects.height),
+        subjects={"half_or_more": len(shares) - less, "less": less, "none": events.subjects.height - len(shares)},
         systems={
             name: _by_level(rows.group_by("level").agg(pl.sum("events")))
             for (name,), rows in sorted(counts.partition_by("system", as_dict=True).items())
         },
         missing=_missing(frame, counts, systems),
     )
+
+
+def strangers(events: Events, known: Knowledge) -> pl.DataFrame:
+    """Subjects of whose events fewer than half are known: `subject_id`, `events`, `known` (a share), by subject."""
+    frame = _clinical(events.history())
+    return _shares(frame, _levels(frame, known, events)).filter(pl.col("known") < ENOUGH)
+
+
+def _levels(frame: pl.LazyFrame, known: Knowledge, events: Events) -> pl.DataFrame:
+    """A row per concept: `concept`, `code`, `events` (how many), `level`."""
+    counts = frame.group_by("concept", "code").agg(events=pl.len()).sort("concept").collect(engine="streaming")
+    described = {code: text for code, text in events.codes.select("code", "description").iter_rows() if text}
+    level = [
+        known.level(each, described.get(code) or code.split("//")[-1], events)
+        for each, code in counts.select("concept", "code").iter_rows()
+    ]
+    return counts.with_columns(level=pl.Series(level, dtype=pl.Enum(LEVELS)))
 
 
 def _clinical(events: pl.LazyFrame) -> pl.LazyFrame:
@@ -105,12 +172,6 @@ def _clinical(events: pl.LazyFrame) -> pl.LazyFrame:
     return events.filter(pl.col("time").is_not_null() & ~code.is_in([BIRTH, DEATH]) & ~course).select(
         "subject_id", "code", concept=concept()
     )
-
-
-def _level(concept: str, code: str, known: frozenset[str], events: Events) -> str:
-    if code in known:
-        return _EXACTLY
-    return _UNKNOWN if known.isdisjoint(events.hierarchy.names(concept)) else _RELATED
 
 
 def _by_level(counts: pl.DataFrame) -> dict[str, int]:
@@ -130,16 +191,16 @@ def _shown(frame: pl.LazyFrame, counts: pl.DataFrame, systems: Collection[str]) 
     return pl.when(pl.col("system").is_in(rare.to_list())).then(pl.lit(OTHER_SYSTEMS)).otherwise("system")
 
 
-def _subjects(frame: pl.LazyFrame, counts: pl.DataFrame, total: int) -> dict[str, int]:
+def _shares(frame: pl.LazyFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """Columns `subject_id`, `events` and `known`, the share of them that is not unknown; subjects with events alone."""
     known = counts.select("concept", known=pl.col("level") != _UNKNOWN)
-    shares = (
+    return (
         frame.join(known.lazy(), on="concept")
         .group_by("subject_id")
-        .agg(pl.mean("known"))
-        .collect(engine="streaming")["known"]
+        .agg(events=pl.len(), known=pl.mean("known"))
+        .sort("subject_id")
+        .collect(engine="streaming")
     )
-    less = int((shares < ENOUGH).sum())
-    return {"half_or_more": len(shares) - less, "less": less, "none": total - len(shares)}
 
 
 def _missing(frame: pl.LazyFrame, counts: pl.DataFrame, systems: Collection[str]) -> list[dict[str, Any]]:

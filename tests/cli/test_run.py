@@ -132,7 +132,7 @@ def test_what_a_pretrained_vocabulary_knows_is_told_before_anything_is_fitted(
     found = json.loads((tmp_path / "run" / "familiarity.json").read_text())
     facts = [len((case.export / f"{kind}.ndjson").read_text().splitlines()) for kind in ("Observation", "Condition")]
     assert found["checkpoint"] == "synthea_small" and sum(found["events"].values()) == sum(facts)
-    assert found["systems"]["LOINC"] == {"exactly": facts[0], "related": 0, "unknown": 0}
+    assert found["systems"]["LOINC"] == {"exactly": facts[0], "related": 0, "described": 0, "unknown": 0}
 
 
 def test_cohort_is_meds_labels(case) -> None:

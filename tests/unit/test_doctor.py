@@ -26,13 +26,13 @@ def fit(name: str, positive: int, **others) -> dict:
 
 
 def known_of(unknown: int) -> Familiarity:
-    levels = {"exactly": 900 - unknown, "related": 100, "unknown": unknown}
+    levels = {"exactly": 900 - unknown, "related": 60, "described": 40, "unknown": unknown}
     return Familiarity(
         checkpoint="synthea_small",
         events=levels,
         codes=levels,
         subjects={"half_or_more": 280, "less": 15, "none": 5},
-        systems={"LOCAL": {"exactly": 0, "related": 1, "unknown": 3}, "LOINC": levels},
+        systems={"LOCAL": {"exactly": 0, "related": 1, "described": 0, "unknown": 3}, "LOINC": levels},
         missing=[{"code": "LOCAL//17", "events": 60, "subjects": 9}],
     )
 
@@ -70,8 +70,11 @@ def test_text_counts_and_says_what_to_do_next() -> None:
     assert "Why unused: no_view 70" in lines
     assert "Why set aside: not_json 2, repeated 1" in lines
     assert "LOINC 5,000 0 0 5,900 90" in lines
-    assert lines[lines.index("Known to the checkpoint synthea_small exactly related unknown") + 1] == "LOCAL 0% 25% 75%"
-    assert "LOINC 80% 10% 10%" in lines and "all 80% 10% 10%" in lines
+    assert (
+        lines[lines.index("Known to the checkpoint synthea_small exactly related described unknown") + 1]
+        == "LOCAL 0% 25% 0% 75%"
+    )
+    assert "LOINC 80% 6.0% 4.0% 10%" in lines and "all 80% 6.0% 4.0% 10%" in lines
     assert "Subjects of whose events it knows fewer than half: 15 of 295" in lines
     assert not any("Take care" in line for line in lines)
     assert "NUBC 0 68 0" in lines

@@ -7,7 +7,7 @@ import pytest
 
 from ehr_tl.concepts import FEWEST_SUBJECTS
 from ehr_tl.convert import convert
-from ehr_tl.tokens.familiarity import familiarity
+from ehr_tl.tokens.familiarity import Knowledge, familiarity
 
 ADAPTERS = Path(__file__).parents[3] / "adapters"
 EXAMPLES = sorted(ADAPTERS.glob("*/examples/*/in"))
@@ -111,9 +111,10 @@ def test_a_system_that_only_few_records_name_is_counted_and_not_named(converted,
         "ours": {"codes": FEWEST_SUBJECTS, "times": FEWEST_SUBJECTS, "common": []},
     }
     assert CANARY not in json.dumps(coverage)
-    known = familiarity(found.events, {"LOINC//1"}, "mine").systems
+    known = familiarity(found.events, Knowledge(frozenset({"LOINC//1"})), "mine").systems
     assert known == {
-        name: {"exactly": 0, "related": 0, "unknown": n["times"]} for name, n in coverage["unmapped"].items()
+        name: {"exactly": 0, "related": 0, "described": 0, "unknown": n["times"]}
+        for name, n in coverage["unmapped"].items()
     }
 
 

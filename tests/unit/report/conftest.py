@@ -152,7 +152,7 @@ COVERAGE = {
     "patients_sharing_an_identifier": 0,
 }
 
-LEVELS = {"exactly": 70, "related": 20, "unknown": 10}
+LEVELS = {"exactly": 70, "related": 15, "described": 5, "unknown": 10}
 FAMILIARITY = Familiarity(
     checkpoint="synthea_small",
     events=LEVELS,

@@ -10,7 +10,7 @@ from ehr_tl.convert import convert
 from ehr_tl.fhir.export import FAULTS
 from ehr_tl.report import write_coverage
 from ehr_tl.report.coverage import coverage_content, meaning
-from ehr_tl.tokens.familiarity import Familiarity, familiarity
+from ehr_tl.tokens.familiarity import Familiarity, Knowledge, familiarity
 
 CANARY = "Wilhelmina-Canary"
 PEOPLE = 7
@@ -140,7 +140,7 @@ def events(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(events, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "coverage.html"
-    write_coverage(path, events, familiarity(events, {"SNOMED//44054006"}, "tiny"))
+    write_coverage(path, events, familiarity(events, Knowledge(frozenset({"SNOMED//44054006"})), "tiny"))
     return path.read_text(encoding="utf-8")
 
 
@@ -159,7 +159,7 @@ def test_every_table_has_headings_and_nothing_is_loaded(page):
     [
         ("of-resources", "Read", ["Used", "Left out", "Set aside"]),
         ("of-codes", "All", ["Kept", "Mapped", "Unmapped"]),
-        ("of-familiar", "Events", ["By its own code", "By a relative", "Not known"]),
+        ("of-familiar", "Events", ["By its own code", "By a relative", "By its words", "Not known"]),
     ],
 )
 def test_every_line_and_every_column_adds_up(page, table, whole, parts):
@@ -228,7 +228,7 @@ def test_tells_of_patients_who_may_be_one_person(events, tmp_path, monkeypatch, 
 
 def test_tells_what_the_vocabulary_knows_and_warns(page):
     tables = read(page)
-    assert ["SNOMED", str(PEOPLE - 1), "", str(PEOPLE - 1), "0", "0"] in tables.tables["of-familiar"]
+    assert ["SNOMED", str(PEOPLE - 1), "", str(PEOPLE - 1), "0", "0", "0"] in tables.tables["of-familiar"]
     assert [row[:2] for row in tables.tables["of-missing"]] == [["Blood <sugar>", "ours//GLU"]]
     assert "Little is known here." in page
 
@@ -284,7 +284,7 @@ def test_what_maps_say_adds_up(events, tmp_path, monkeypatch):
     ("known", "said"), [(6, "60% by their own code"), (0, "knows 0% by their own code and 0% by a more general code")]
 )
 def test_the_answer_is_in_words(events, known, said):
-    levels = {"exactly": known, "related": 0, "unknown": 10 - known}
+    levels = {"exactly": known, "related": 0, "described": 0, "unknown": 10 - known}
     people = {"half_or_more": 3, "less": 1, "none": 2}
     found = Familiarity("tiny", levels, levels, people, {"SNOMED": levels}, [])
     answer = coverage_content(events.coverage, events.export, found)["familiar"]["answer"]
