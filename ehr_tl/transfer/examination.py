@@ -42,10 +42,11 @@ def examine(
         losses: Losses on the same part, by name; handed through.
 
     Returns:
-        JSON without NaN: `part`, `losses` and `tasks`. Per task `title`, `outcome`, counts (`rows`, `subjects`,
-        `positives`, `positive_subjects`), `models` (estimates of `MEASURES`, 95% intervals resampling subjects),
-        `sources` (per source the counts and the AUROC of each model) and `subgroups` (per model, as `by_subgroup` gives
-        them). A task whose rows all have one label, or which has none, has no `models` and says so under `reason`.
+        JSON without NaN: `part`, `losses` and `tasks`. Per task `title`, `outcome`, `synthetic` (all its sources are),
+        counts (`rows`, `subjects`, `positives`, `positive_subjects`), `models` (estimates of `MEASURES`, 95% intervals
+        resampling subjects), `sources` (per source the counts and the AUROC of each model) and `subgroups` (per model,
+        as `by_subgroup` gives them). A task whose rows all have one label, or which has none, has no `models` and says
+        so under `reason`.
     """
     people = [demographics(source) for source in sources]
     found = {}
@@ -54,7 +55,12 @@ def examine(
             _scored(position, sources[position], task, part, scorers, people[position])
             for position in sorted(task.labels)
         )
-        found[task.name] = {"title": task.title, "outcome": task.pipeline.outcome, **_examined(scored, sources)}
+        found[task.name] = {
+            "title": task.title,
+            "outcome": task.pipeline.outcome,
+            "synthetic": all(sources[position].export.synthetic for position in task.labels),
+            **_examined(scored, sources),
+        }
     return {"part": part, "losses": dict(losses), "tasks": found}
 
 
