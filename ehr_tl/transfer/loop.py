@@ -21,7 +21,7 @@ import torch
 from ehr_tl.models import training
 from ehr_tl.models.network import EhrModel
 from ehr_tl.progress import Bar, bar
-from ehr_tl.transfer.held_out import TRAIN
+from ehr_tl.transfer.held_out import TRAIN, VALIDATION
 from ehr_tl.transfer.objectives import Exercise, Objective, next_slot
 from ehr_tl.transfer.recipe import TrainingConfig
 from ehr_tl.transfer.sources import Drawn, Lanes, Source, steps
@@ -39,14 +39,14 @@ class Progress:
 
     Attributes:
         epoch, step: Whole epochs done, and steps done of the next.
-        history: Losses of each epoch, and how it does on the subjects held out.
+        history: Of each epoch its number, and by part, of those who train and those who validate, the losses.
         sums: Of this epoch's losses, by name, each with the number of steps.
         seconds, slots: Time spent and slots read since the very beginning.
     """
 
     epoch: int
     step: int
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     sums: dict[str, list[float]]
     seconds: float
     slots: int
@@ -117,7 +117,7 @@ class Loop:
                 total[0], total[1] = total[0] + loss, total[1] + 1
             slots += sum(len(sequence) for lane in lanes for sequence in lane) * self.accelerator.num_processes
             now = time.monotonic()
-            shown.advance(1 / len(work), f"{slots / (now - began):,.0f} slots/s, loss {parts['total']:.3f}")
+            shown.advance(1 / len(work), f"{slots / (now - began):,.0f} slots/s, loss {parts['loss']:.3f}")
             _tell(board, {**parts, "slots per second": slots / (now - began)}, done.slots + slots)
             if now - saved > _SAVE_SECONDS and step + 1 < len(work):
                 seconds = done.seconds + now - began
@@ -125,8 +125,8 @@ class Loop:
                 saved = now
         losses = {name: round(total / count, 4) for name, (total, count) in sums.items()}
         held_out = validate(self.network, self.sources, self.config, self.seed)
-        history = [*done.history, {"epoch": done.epoch + 1, **losses, **held_out}]
-        _tell(board, {f"held out {name}": value for name, value in held_out.items()}, done.slots + slots)
+        history = [*done.history, {"epoch": done.epoch + 1, TRAIN: losses, VALIDATION: held_out}]
+        _tell(board, {f"{VALIDATION} {name}": value for name, value in held_out.items()}, done.slots + slots)
         seconds = done.seconds + time.monotonic() - began
         return Progress(done.epoch + 1, 0, history, {}, seconds, done.slots + slots)
 
@@ -152,7 +152,7 @@ class Loop:
             self.accelerator.backward(total)
             self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
             self.optimiser.step()
-        return {"total": float(total.detach()), **{name: float(loss) for name, loss in parts.items()}}
+        return {"loss": float(total.detach()), **{name: float(loss) for name, loss in parts.items()}}
 
     def _save(self, done: Progress) -> None:
         if self.accelerator.is_main_process:

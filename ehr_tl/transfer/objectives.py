@@ -114,12 +114,13 @@ class Objective(nn.Module):
         """The loss that is minimised, and its parts by name; a part that a source has nothing for is left out."""
         device = self.network.device
         with torch.autocast(device.type, torch.bfloat16) if self.half else nullcontext():
-            parts = self._parts(exercise, device)
+            parts, _ = self.parts(exercise)
         total = sum((self.weights[name] * loss for name, loss in parts.items()), torch.zeros((), device=device))
         return total, {name: loss.detach() for name, loss in parts.items()}
 
-    def _parts(self, exercise: Exercise, device: torch.device) -> dict[str, Tensor]:
-        network, drawn, batch = self.network, exercise.drawn, exercise.batch
+    def parts(self, exercise: Exercise) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses by name, and the vectors of the query slots, shape (R, hidden_size)."""
+        network, drawn, batch, device = self.network, exercise.drawn, exercise.batch, self.network.device
         book = drawn.reading.book.to(device)
         if exercise.hidden is not None:
             book = book.forget(exercise.hidden.to(device), exercise.alone.to(device))
@@ -137,7 +138,7 @@ class Objective(nn.Module):
         label = torch.from_numpy(drawn.labels[batch.rows]).to(device)
         if network.config.tasks and not label.isnan().all():
             parts["tasks"] = _task_loss(network.tasks(query), label)
-        return parts
+        return parts, query
 
 
 def _code_loss(network: EhrModel, hidden: Tensor, following: NextSlot, book: CodeBook) -> Tensor:

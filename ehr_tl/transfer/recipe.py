@@ -66,8 +66,8 @@ class TrainingConfig:
     min_subjects: Annotated[int, Within(1)] = 10
     horizons_days: tuple[Annotated[int, Within(1, 36_500)], ...] = (30, 365, 730)
     values: Annotated[float, Within(0)] = 0.5
-    outcomes: Annotated[float, Within(0)] = 0.05
-    tasks: Annotated[float, Within(0)] = 1.0
+    outcomes: Annotated[float, Within(0)] = 0.01
+    tasks: Annotated[float, Within(0)] = 2.0
 
 
 @dataclass(frozen=True)

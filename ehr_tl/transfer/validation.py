@@ -33,7 +33,7 @@ def validate(
 
     Returns:
         Name -> value: `loss`, the weighted sum of the others; each of `objectives.LOSSES` that there is, in nats, the
-        mean over batches of all sources; and `auroc TASK`.
+        mean over batches of all sources by their whole slots; and `auroc TASK`.
     """
     objective = Objective(network, config, half=False).eval()
     found: dict[str, list[tuple[float, int]]] = {}
@@ -43,18 +43,21 @@ def validate(
         codes = len(drawn.reading.asked.records.codes)
         for lanes in by_length(drawn.every(), _SLOTS):
             batch = drawn.reading.batch(lanes)
-            _, parts = objective(Exercise(drawn, batch, batch, next_slot(batch, codes)))
+            parts, vectors = objective.parts(Exercise(drawn, batch, batch, next_slot(batch, codes)))
             for name, loss in parts.items():
-                found.setdefault(name, []).append((float(loss), len(batch.rows)))
+                found.setdefault(name, []).append((float(loss), int(batch.whole.sum())))
             if network.config.tasks:
-                book = drawn.reading.book.to(network.device)
-                logits.append(network.tasks(network(batch, book)).cpu().numpy())
+                logits.append(network.tasks(vectors).cpu().numpy())
                 labels.append(drawn.labels[batch.rows])
-    means = {name: float(np.average(*zip(*found[name]))) if name in found else 0.0 for name in LOSSES}
-    total = sum(objective.weights[name] * loss for name, loss in means.items())
-    losses = {"loss": total, **{name: loss for name, loss in means.items() if name in found}}
+    means = {name: _mean(found[name]) for name in LOSSES if name in found}
+    losses = {"loss": sum(objective.weights[name] * loss for name, loss in means.items()), **means}
     ranks = _ranks(network, np.concatenate(logits), np.concatenate(labels)) if logits else {}
     return {name: round(value, 4) for name, value in {**losses, **ranks}.items()}
+
+
+def _mean(weighted: list[tuple[float, int]]) -> float:
+    values, weights = np.array(weighted).T
+    return float((values * weights).sum() / max(1.0, weights.sum()))
 
 
 def _ranks(network: EhrModel, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
