@@ -96,7 +96,7 @@ class TransformerConfig:
     Attributes:
         checkpoint: Name of a shipped checkpoint or a folder; null trains from scratch.
         compare_from_scratch: Also train the same network without pretraining, for the report's comparison.
-        slot_hours: Width of a time slot; null: the checkpoint's, else a day.
+        slot_hours: Width of a time slot; null: the adapter's, else the checkpoint's, else a day.
         max_slots: Slots that a prediction can look back on.
         epochs, learning_rate, batch_subjects, event_dropout, patience: Fine-tuning. `event_dropout` is the share of
             events that is hidden at random, so that "event removed" is something that the model knows.

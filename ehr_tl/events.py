@@ -28,6 +28,7 @@ class ExportInfo:
         synthetic: Nobody in it exists; every page made from it says so.
         notice: Attribution or warning that goes onto every page ("" for none).
         dates_shifted: Each patient's dates were moved by an amount of their own: nobody is current.
+        slot_hours: How dense its records are, where the adapter says so: the width of a time slot of sequences.
         transaction_time: When the export was made, where it says so.
         latest_event: The latest event (birth and static facts excepted).
         index_from: The adapter's earliest honest prediction time, if it declares one.
@@ -40,6 +41,7 @@ class ExportInfo:
     synthetic: bool = False
     notice: str = ""
     dates_shifted: bool = False
+    slot_hours: float | None = None
     transaction_time: datetime | None = None
     latest_event: datetime | None = None
     index_from: datetime | None = None

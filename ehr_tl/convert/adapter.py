@@ -25,14 +25,14 @@ from datetime import datetime, timedelta
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import orjson
 import yaml
 
 from ehr_tl.concepts import TEXT
-from ehr_tl.config import build
+from ehr_tl.config import Within, build
 from ehr_tl.convert.concept_maps import ConceptMaps
 from ehr_tl.convert.naming import LOCAL, Naming
 from ehr_tl.convert.terminology import TERMINOLOGIES, Terminology, TerminologyFault
@@ -121,6 +121,7 @@ class Manifest:
         synthetic: Nobody in the export exists.
         notice: Attribution or warning for every page made from it.
         dates_shifted: Each patient's dates were moved by an amount of their own.
+        slot_hours: How dense the records are: the width in hours of a time slot of sequences that are made of them.
         index_from: Earliest honest prediction time, as "end - 3285 days".
         history_from: Before this, how much is on record depends on what came later; models do not look there.
         lasting: Types of resources that they look at all the same, whatever their age.
@@ -150,6 +151,7 @@ class Manifest:
     synthetic: bool = False
     notice: str = ""
     dates_shifted: bool = False
+    slot_hours: Annotated[float, Within(0.01, 10_000)] | None = None
     index_from: str | None = None
     history_from: str | None = None
     lasting: tuple[str, ...] = ()

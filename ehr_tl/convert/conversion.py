@@ -169,6 +169,7 @@ class _Conversion:
             synthetic=manifest.synthetic,
             notice=manifest.notice,
             dates_shifted=manifest.dates_shifted,
+            slot_hours=manifest.slot_hours,
             transaction_time=made,
             latest_event=latest,
             index_from=self.adapter.index_from(made or latest),

@@ -51,10 +51,10 @@ class TransformerLearner:
     def prepare(self, events: Events, rows: pl.DataFrame) -> Sequences:
         """Encodes `rows` (`schema.ROWS`) as sequences of slots; nothing after a row's prediction time is in its view.
 
-        Slots are as wide as the configuration says, else as in the checkpoint's pretraining, else as by the network's
-        default.
+        Slots are as wide as the configuration says, else as the adapter of the events does (`ExportInfo.slot_hours`),
+        else as in the checkpoint's pretraining, else as by the network's default.
         """
-        slot_hours = self.config.slot_hours or self._architecture.slot_hours
+        slot_hours = self.config.slot_hours or events.export.slot_hours or self._architecture.slot_hours
         return build_sequences(read_records(events, rows, slot_hours), rows, self.config.max_slots)
 
     def fit(self, inputs: Sequences, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path):

@@ -9,6 +9,7 @@ import torch
 
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
+from ehr_tl.files import read_json, write_json
 from ehr_tl.models import training, transformer
 from ehr_tl.models.checkpoint import save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
@@ -46,6 +47,21 @@ def fit(events, folder, seed=0, config=CONFIG):
     train = np.flatnonzero(rows["subject_id"].to_numpy() <= 40)
     model = learner.fit(inputs, rows["boolean_value"].to_numpy().astype(float), train, seed=seed, state=folder)
     return learner, inputs, model
+
+
+def test_slots_are_as_wide_as_the_adapter_of_the_events_says_unless_the_configuration_does(events):
+    def width(**config):
+        learner = TransformerLearner(replace(CONFIG, **config), from_scratch=True)
+        return learner.prepare(type(events)(events.folder), ask(events)).records.slot_hours
+
+    assert width() == 24
+    told = read_json(events.folder / "metadata" / "export.json")
+    write_json(events.folder / "metadata" / "export.json", told | {"slot_hours": 1.0})
+    assert width() == 1
+    assert width(slot_hours=6) == 6
+    del told["slot_hours"]  # as folders of earlier versions
+    write_json(events.folder / "metadata" / "export.json", told)
+    assert width() == 24
 
 
 def test_it_learns_what_can_be_learned(events, tmp_path):
