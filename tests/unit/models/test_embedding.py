@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -38,3 +39,12 @@ def test_what_comes_later_does_not_show(opened, hospital, tmp_path):
     assert 0 < known.height < pl.read_parquet(shard).height
     known.write_parquet(shard)
     assert np.array_equal(opened.embed(events, asked), before)
+
+
+def test_slots_are_as_wide_as_the_events_say_else_as_in_pretraining(opened, hospital, monkeypatch):
+    events = hospital(6)
+    asked = rows((1, datetime(2026, 1, 1)), (2, datetime(2026, 1, 1)))
+    before = opened.embed(events, asked)
+    for hours, same in ((opened.model.config.slot_hours, True), (24 * 400, False)):
+        monkeypatch.setattr(events, "export", replace(events.export, slot_hours=hours))
+        assert np.allclose(opened.embed(events, asked), before, atol=1e-5) == same
