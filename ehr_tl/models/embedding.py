@@ -33,7 +33,7 @@ def embed(checkpoint: Checkpoint, events: Events, rows: pl.DataFrame) -> np.ndar
     import torch
 
     model, config = checkpoint.model, checkpoint.model.config
-    records = read_records(events, rows, getattr(events.export, "slot_hours", None) or config.slot_hours)
+    records = read_records(events, rows, events.export.slot_hours or config.slot_hours)
     asked = build_sequences(records, rows, config.max_slots)
     reading = Reading(asked, checkpoint.vocabulary.encode(records))
     vectors = np.zeros((len(asked), config.hidden_size), dtype=np.float32)

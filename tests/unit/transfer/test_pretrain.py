@@ -105,7 +105,7 @@ def test_nothing_of_who_does_not_train_reaches_the_vocabulary(write_events, tmp_
     found = prepare([write_events(facts, end=day(100))], RECIPE)
     assert "X//train" in found.vocabulary.codes
     assert not {"X//validation", "X//test"} & {*found.vocabulary.codes, *found.vocabulary.edges}
-    events, seen = found.subjects(TRAIN, VALIDATION)[0]
+    _, seen = found.subjects(TRAIN, VALIDATION)[0]
     assert sorted(seen.tolist()) == sorted(ids[TRAIN] + ids[VALIDATION])
 
 
