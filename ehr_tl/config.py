@@ -106,7 +106,7 @@ class TransformerConfig:
         permutations: Antithetic pairs of permutations per explained record.
     """
 
-    checkpoint: str | None = "synthea_small"
+    checkpoint: str | None = "ehr_tl_base"
     compare_from_scratch: bool = True
     slot_hours: Annotated[float, Within(0.01, 10_000)] | None = None
     max_slots: Annotated[int, Within(2, 8192)] = 256

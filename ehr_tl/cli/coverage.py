@@ -13,7 +13,7 @@ from ehr_tl.cli.arguments import Checkpoint, EventsFolder, folder
 def register(app: typer.Typer) -> None:
     app.command(
         short_help="How much of a hospital's events a checkpoint knows.",
-        epilog="Example: ehr-tl coverage synthea_small runs/demo/events --subjects strangers.parquet",
+        epilog="Example: ehr-tl coverage ehr_tl_base runs/demo/events --subjects strangers.parquet",
     )(coverage)
 
 

@@ -109,10 +109,10 @@ def test_folders_are_named_from_the_folder_of_the_file(write, tmp_path):
 
 
 def test_names_of_what_ships_stay_names(write, tmp_path):
-    for name in ("synthea", "synthea_small", "sample"):
+    for name in ("synthea", "ehr_tl_base", "sample"):
         (tmp_path / name).mkdir()
     loaded = load_pipeline(write())
-    assert (loaded.export, loaded.adapter, loaded.transformer.checkpoint) == ("sample", "synthea", "synthea_small")
+    assert (loaded.export, loaded.adapter, loaded.transformer.checkpoint) == ("sample", "synthea", "ehr_tl_base")
     assert load_pipeline(write(adapter="..")).adapter == str(tmp_path / "..")
     assert load_pipeline(write(transformer={"checkpoint": None})).transformer.checkpoint is None
 
