@@ -26,8 +26,11 @@ from ehr_tl.models.folder import (
 from ehr_tl.resources import checkpoints
 
 if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
     import torch
 
+    from ehr_tl.events import Events
     from ehr_tl.models.network import EhrModel
     from ehr_tl.tokens.vocabulary import Vocabulary
 
@@ -65,6 +68,12 @@ class Checkpoint:
     vocabulary: Vocabulary
     card: str
     path: Path
+
+    def embed(self, events: Events, rows: pl.DataFrame) -> np.ndarray:
+        """What the network makes of each row (`models.embedding.embed`): float32, shape (rows, width)."""
+        from ehr_tl.models.embedding import embed
+
+        return embed(self, events, rows)
 
 
 def checkpoint_path(name: str | Path) -> Path:

@@ -155,20 +155,23 @@ def card_text(
     )
 
 
-def write_card(folder: Path, sources: Sequence[Events], examination: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path, sources: Sequence[Events], examination: Mapping[str, Any], name: str | None = None
+) -> None:
     """Writes the card of a finished checkpoint anew, after another examination.
 
     Args:
-        folder: The checkpoint; its name is the folder's.
+        folder: The checkpoint.
         sources: What it was trained on.
         examination: As `transfer.examination.examine` gives it.
+        name: What the checkpoint is called; default: as its folder.
 
     Raises:
         CheckpointError: The folder is no checkpoint.
     """
     checkpoint = load_checkpoint(folder)
     made = read_json(folder / PRETRAINING)
-    text = card_text(folder.name, checkpoint.model, checkpoint.vocabulary, sources, made, examination)
+    text = card_text(name or folder.name, checkpoint.model, checkpoint.vocabulary, sources, made, examination)
     with whole(folder / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
