@@ -60,9 +60,11 @@ class TaskConfig:
 
     Attributes:
         predicates, trigger, windows, patient_demographics: As in ACES (https://eventstreamaces.readthedocs.io).
-            Exactly one window has a `label` and one an `index_timestamp`.
+            Exactly one window has a `label` and one an `index_timestamp`. A predicate with a code may ask for a `rise`
+            of its value (`cohort.rise`).
         absent: The outcome is that the label's predicate does *not* occur in its window (a stay of more than a week:
             no discharge within seven days).
+        at_least: How often the label's predicate must occur in its window for the outcome to be there.
         every: Interval between prediction times that are no event ("365 days"), counted back from the as-of date.
             The predicate `INDEX` then exists and is the trigger's to name.
         index_from: Earliest honest prediction time: a date, or "end - 3285 days". Default: the adapter's, if it
@@ -74,6 +76,7 @@ class TaskConfig:
     windows: dict[str, Any]
     patient_demographics: dict[str, Any] = field(default_factory=dict)
     absent: bool = False
+    at_least: Annotated[int, Within(1, 1_000)] = 1
     every: str | None = None
     index_from: str | None = None
 
@@ -82,7 +85,7 @@ class TaskConfig:
 class LightGBMConfig:
     """The baseline. `windows_days` are look-backs; the whole record is always one more."""
 
-    windows_days: tuple[Annotated[int, Within(1, 73_000)], ...] = (30, 180, 730)
+    windows_days: tuple[Annotated[float, Within(0.01, 73_000)], ...] = (30, 180, 730)
     min_subjects: Annotated[int, Within(1, 10_000)] = 5
     max_depth: Annotated[int, Within(1, 32)] = 3
     rounds: Annotated[int, Within(1, 10_000)] = 300

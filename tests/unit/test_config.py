@@ -38,7 +38,7 @@ def write(tmp_path: Path):
         ({"lightgbm": {"rounds": -1}}, "rounds is -1"),
         ({"lightgbm": {"trials": 0}}, "trials is 0"),
         ({"lightgbm": {"min_subjects": 1_000_000}}, "min_subjects is 1000000"),
-        ({"lightgbm": {"windows_days": 30}}, r"windows_days is 30\. Expected: a list, each item a whole number from 1"),
+        ({"lightgbm": {"windows_days": 30}}, r"windows_days is 30\. Expected: a list, each item a number from 0\.01"),
         ({"lightgbm": {"windows_days": [30, 0]}}, r"windows_days is \[30, 0\]"),
         ({"transformer": {"slot_hours": 0}}, "slot_hours is 0"),
         ({"transformer": {"patience": 0}}, "patience is 0"),
