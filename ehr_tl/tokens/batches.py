@@ -11,7 +11,7 @@ from ehr_tl.tokens.records import HOUR, Records
 from ehr_tl.tokens.sequences import Sequence, Sequences
 from ehr_tl.tokens.vocabulary import Encoding, age_bins
 
-_MULTIPLE = 16  # lengths are padded to this, so that few shapes occur
+MULTIPLE = 16  # lengths are padded to this, so that few shapes occur
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def collate(asked: Sequences, lanes: list[list[Sequence]], encoding: Encoding) -
     """
     records, sequences = asked.records, [sequence for lane in lanes for sequence in lane]
     lengths = [np.cumsum([0, *map(len, lane)]) for lane in lanes]
-    length = -(-max(int(each[-1]) for each in lengths) // _MULTIPLE) * _MULTIPLE
+    length = padded(max(int(each[-1]) for each in lengths))
     begin = np.concatenate([i * length + each[:-1] for i, each in enumerate(lengths)])
     rows = np.concatenate([s.rows for s in sequences])
     slots = np.concatenate([np.arange(s.start, s.stop) for s in sequences])
@@ -117,6 +117,11 @@ def collate(asked: Sequences, lanes: list[list[Sequence]], encoding: Encoding) -
         query=query,
         rows=rows,
     )
+
+
+def padded(length: int) -> int:
+    """The length of lanes, the longest of which holds so many slots."""
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
 def _places(asked: Sequences, sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:

@@ -124,13 +124,13 @@ class Objective(nn.Module):
         book = drawn.reading.book.to(device)
         if exercise.hidden is not None:
             book = book.forget(exercise.hidden.to(device), exercise.alone.to(device))
-        seen = exercise.seen
-        hidden = network.contextualise(network.slots(seen, network.events(seen, book)), seen).flatten(0, 1)
+        seen, codes = exercise.seen, network.codes(book)
+        hidden = network.contextualise(network.slots(seen, network.events(seen, book, codes)), seen).flatten(0, 1)
         following, parts = exercise.following, {}
         if len(following.place):
-            parts["codes"] = _code_loss(network, hidden, following, book)
+            parts["codes"] = _code_loss(network, hidden, following, codes)
         if len(following.valued_place):
-            parts["values"] = _value_loss(network, hidden, following, book)
+            parts["values"] = _value_loss(network, hidden, following, book, codes)
         query = hidden[torch.from_numpy(batch.query).to(device)]
         if drawn.source.foresight is not None and network.config.outcomes and len(batch.rows):
             target, closed = drawn.source.foresight.targets(drawn.reading.asked, batch.rows)
@@ -141,20 +141,21 @@ class Objective(nn.Module):
         return parts, query
 
 
-def _code_loss(network: EhrModel, hidden: Tensor, following: NextSlot, book: CodeBook) -> Tensor:
+def _code_loss(network: EhrModel, hidden: Tensor, following: NextSlot, codes: Tensor) -> Tensor:
     """Mean over slots of the cross entropy of the next slot's codes."""
     device = hidden.device
     slots, which = np.unique(following.place, return_inverse=True)
-    likely = F.log_softmax(network.code_logits(hidden[torch.from_numpy(slots).to(device)], book).float(), dim=1)
+    likely = F.log_softmax(network.code_logits(hidden[torch.from_numpy(slots).to(device)], codes).float(), dim=1)
     which, code, weight = (torch.from_numpy(each).to(device) for each in (which, following.code, following.weight))
     return -(likely[which, code] * weight).sum() / len(slots)
 
 
-def _value_loss(network: EhrModel, hidden: Tensor, following: NextSlot, book: CodeBook) -> Tensor:
+def _value_loss(network: EhrModel, hidden: Tensor, following: NextSlot, book: CodeBook, codes: Tensor) -> Tensor:
     """Mean over values of the cross entropy of the two bins that one lies between, by how near it is to each."""
-    columns = (following.valued_place, following.valued_code, following.bin, following.fraction)
-    place, code, low, upper = (torch.from_numpy(column).to(hidden.device) for column in columns)
-    likely = F.log_softmax(network.value_logits(hidden[place], code, book).float(), dim=1)
+    columns = (following.valued_place, following.bin, following.fraction)
+    place, low, upper = (torch.from_numpy(column).to(hidden.device) for column in columns)
+    logits = network.value_logits(hidden[place], following.valued_code, book, codes)
+    likely = F.log_softmax(logits.float(), dim=1)
     at = likely.gather(1, torch.stack([low, low + 1], dim=1))
     return -(at[:, 0] * (1 - upper) + at[:, 1] * upper).mean()
 

@@ -11,13 +11,15 @@ import polars as pl
 
 from ehr_tl import schema
 from ehr_tl.models.finetune import Reading
-from ehr_tl.tokens.batches import packed
+from ehr_tl.tokens.batches import MULTIPLE, packed, padded
 from ehr_tl.tokens.sequences import Sequence, build_sequences
 from ehr_tl.tokens.vocabulary import Encoding
 from ehr_tl.transfer.foresight import Foresight, Hospital
 from ehr_tl.transfer.tasks import SourceTask
 
 Lanes = list[list[Sequence]]
+
+_SLOT = 300
 
 _ROWS = {"subject_id": pl.Int64, "prediction_time": schema.TIME}
 
@@ -112,9 +114,25 @@ def steps(sequences: list[Sequence], batch_slots: int, lane_slots: int) -> Itera
     slots = 0
     for sequence in sequences:
         if batch and slots + len(sequence) > batch_slots:
-            yield packed(batch, lane_slots)
+            yield _laid(batch, lane_slots)
             batch, slots = [], 0
         batch.append(sequence)
         slots += len(sequence)
     if batch:
-        yield packed(batch, lane_slots)
+        yield _laid(batch, lane_slots)
+
+
+def _laid(sequences: list[Sequence], most: int) -> Lanes:
+    """Packs sequences into lanes of that length, no longer than `most` unless one sequence is, which costs least.
+
+    Short lanes leave more places empty; in long ones attention compares more places that do not see each other.
+    """
+    longest = max(map(len, sequences))
+    lengths = range(padded(longest), max(padded(longest), most) + 1, MULTIPLE)
+    return min((packed(sequences, length) for length in lengths), key=_cost)
+
+
+def _cost(lanes: Lanes) -> int:
+    """Work of a pass over lanes: that of a slot alone is about that of its attention to `_SLOT` others."""
+    length = padded(max(sum(map(len, lane)) for lane in lanes))
+    return len(lanes) * length * (length + _SLOT)
