@@ -60,9 +60,11 @@ class TaskConfig:
 
     Attributes:
         predicates, trigger, windows, patient_demographics: As in ACES (https://eventstreamaces.readthedocs.io).
-            Exactly one window has a `label` and one an `index_timestamp`.
+            Exactly one window has a `label` and one an `index_timestamp`. A predicate with a code may ask for a `rise`
+            of its value (`cohort.rise`).
         absent: The outcome is that the label's predicate does *not* occur in its window (a stay of more than a week:
             no discharge within seven days).
+        at_least: How often the label's predicate must occur in its window for the outcome to be there.
         every: Interval between prediction times that are no event ("365 days"), counted back from the as-of date.
             The predicate `INDEX` then exists and is the trigger's to name.
         index_from: Earliest honest prediction time: a date, or "end - 3285 days". Default: the adapter's, if it
@@ -74,6 +76,7 @@ class TaskConfig:
     windows: dict[str, Any]
     patient_demographics: dict[str, Any] = field(default_factory=dict)
     absent: bool = False
+    at_least: Annotated[int, Within(1, 1_000)] = 1
     every: str | None = None
     index_from: str | None = None
 
@@ -82,7 +85,7 @@ class TaskConfig:
 class LightGBMConfig:
     """The baseline. `windows_days` are look-backs; the whole record is always one more."""
 
-    windows_days: tuple[Annotated[int, Within(1, 73_000)], ...] = (30, 180, 730)
+    windows_days: tuple[Annotated[float, Within(0.01, 73_000)], ...] = (30, 180, 730)
     min_subjects: Annotated[int, Within(1, 10_000)] = 5
     max_depth: Annotated[int, Within(1, 32)] = 3
     rounds: Annotated[int, Within(1, 10_000)] = 300
@@ -106,7 +109,7 @@ class TransformerConfig:
         permutations: Antithetic pairs of permutations per explained record.
     """
 
-    checkpoint: str | None = "synthea_small"
+    checkpoint: str | None = "ehr_tl_base"
     compare_from_scratch: bool = True
     slot_hours: Annotated[float, Within(0.01, 10_000)] | None = None
     max_slots: Annotated[int, Within(2, 8192)] = 256
@@ -193,7 +196,7 @@ def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipelin
         PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong.
     """
     path = pipeline_path(name)
-    pipeline = build(Pipeline, _yaml(path), str(path), PipelineError)
+    pipeline = build(Pipeline, read_yaml(path, Pipeline), str(path), PipelineError)
     folder = Path(beside or path.parent)
     transformer = pipeline.transformer
     if transformer is not None:
@@ -207,7 +210,12 @@ def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipelin
     )
 
 
-def _yaml(path: Path) -> Any:
+def read_yaml(path: Path, cls: type) -> Any:
+    """The content of a YAML file that is to become a `cls`.
+
+    Raises:
+        PipelineError: It is no YAML, or empty.
+    """
     import yaml
 
     try:
@@ -222,7 +230,7 @@ def _yaml(path: Path) -> Any:
             fix="that line has a tab: indent with spaces" if tab else None,
         ) from None
     if raw is None:
-        raise PipelineError(f"{path} is empty", expected=f"keys {', '.join(_names(Pipeline))}")
+        raise PipelineError(f"{path} is empty", expected=f"keys {', '.join(_names(cls))}")
     return raw
 
 
@@ -260,24 +268,33 @@ def utc(text: str) -> datetime:
 
 def pipeline_path(name: str | Path) -> Path:
     """The file of a pipeline given by path or shipped name."""
+    return shipped_file(name, "pipelines", "pipeline")
+
+
+def pipeline_names() -> list[str]:
+    """Names of the shipped pipelines."""
+    return _shipped_names("pipelines")
+
+
+def shipped_file(name: str | Path, folder: str, kind: str) -> Path:
+    """The YAML file given by path, or by the name of one that ships in `folder`; `kind` is what it is called."""
     path = Path(name)
     if path.is_file():
         return path
-    shipped = bundled("pipelines") / f"{name}.yaml"
+    shipped = bundled(folder) / f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml") and shipped.is_file():
         return shipped
-    names = pipeline_names()
+    names = _shipped_names(folder)
     close = get_close_matches(path.stem, names, n=1)
     raise PipelineError(
-        f"There is no pipeline {str(name)!r}",
+        f"There is no {kind} {str(name)!r}",
         expected=f"a YAML file or one of: {', '.join(names)}",
         fix=f"Did you mean {close[0]!r}?" if close else "check the path, or copy a shipped file and change it",
     )
 
 
-def pipeline_names() -> list[str]:
-    """Names of the shipped pipelines."""
-    return sorted(path.stem for path in bundled("pipelines").glob("*.yaml"))
+def _shipped_names(folder: str) -> list[str]:
+    return sorted(path.stem for path in bundled(folder).glob("*.yaml"))
 
 
 T = typing.TypeVar("T")

@@ -22,7 +22,7 @@ from ehr_tl.events import Events, ExportInfo
 from ehr_tl.fhir.export import open_export
 from ehr_tl.progress import track
 from ehr_tl.report.words import percent
-from ehr_tl.tokens.familiarity import LEVELS, Familiarity, Knowledge, familiarity
+from ehr_tl.tokens.familiarity import LEVELS, Familiarity, familiarity
 from ehr_tl.wording import counted
 
 _WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
@@ -61,7 +61,7 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """All of it for a terminal; no more than codes, reasons and counts."""
-        known = map(_known, self.familiarity)
+        known = map(familiarity_lines, self.familiarity)
         parts = (_heading(self), _resources(self), _systems(self), *known, _pipelines(self), _next(self))
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -102,11 +102,11 @@ def diagnose(
 
 def _familiarities(events: Events) -> list[Familiarity]:
     """For each checkpoint that a shipped pipeline begins with, how much of the events it knows."""
-    from ehr_tl.models.checkpoint import checkpoint_vocabulary
+    from ehr_tl.models.knowledge import checkpoint_knowledge
 
     transformers = [load_pipeline(name).transformer for name in pipeline_names()]
     paths = sorted({each.checkpoint for each in transformers if each is not None and each.checkpoint is not None})
-    return [familiarity(events, Knowledge.of(checkpoint_vocabulary(path)), Path(path).name) for path in paths]
+    return [familiarity(events, checkpoint_knowledge(path), Path(path).name) for path in paths]
 
 
 def _by_system(events: Events) -> list[dict[str, Any]]:
@@ -164,9 +164,10 @@ def _systems(found: Diagnosis) -> list[str]:
     return _table(header, [(row["system"], *(row[name] for name in header[1:])) for row in found.systems])
 
 
-def _known(found: Familiarity) -> list[str]:
-    """What a checkpoint knows, as shares of the events that models look at."""
-    rows = [(name, *_shares(levels)) for name, levels in [*found.systems.items(), ("all", found.events)]]
+def familiarity_lines(found: Familiarity) -> list[str]:
+    """What a checkpoint knows, as shares of the events that models look at, and of their codes; for a terminal."""
+    total = [("all", found.events), ("different codes", found.codes)]
+    rows = [(name, *_shares(levels)) for name, levels in [*found.systems.items(), *total]]
     lines = _table((f"Known to the checkpoint {found.checkpoint}", *LEVELS), rows)
     explained = "share of dated events whose own code it has seen; else another code of the event, or one above these"
     lines += _listed("exactly, related", [explained])

@@ -244,7 +244,7 @@ def score(run: Run | str | Path, export: str | Path, out: str | Path, *, as_of: 
     return Run(folder)
 
 
-def parse_as_of(text: str | None) -> datetime | None:
+def parse_as_of(text: str | None, option: str = "--as-of") -> datetime | None:
     """A date means the end of that day, a date with a time that moment; naive, UTC.
 
     Examples:
@@ -258,7 +258,7 @@ def parse_as_of(text: str | None) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.year < _EARLIEST:
-        raise PipelineError(f"--as-of {text!r} is no usable date", expected="YYYY-MM-DD, such as 2026-11-01")
+        raise PipelineError(f"{option} {text!r} is no usable date", expected="YYYY-MM-DD, such as 2026-11-01")
     return datetime.combine(moment, time.max) if len(text) <= 10 else moment
 
 

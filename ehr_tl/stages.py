@@ -191,13 +191,13 @@ def _refuse_unknown(job: Job, found: Familiarity | None) -> None:
 
 
 def _familiarity(job: Job) -> Familiarity | None:
-    from ehr_tl.models.checkpoint import checkpoint_vocabulary
-    from ehr_tl.tokens.familiarity import Knowledge, familiarity
+    from ehr_tl.models.knowledge import checkpoint_knowledge
+    from ehr_tl.tokens.familiarity import familiarity
 
     if job.pipeline.transformer is None or job.pipeline.transformer.checkpoint is None:
         return None
     path = Path(job.pipeline.transformer.checkpoint)
-    return familiarity(job.events, Knowledge.of(checkpoint_vocabulary(path)), path.name)
+    return familiarity(job.events, checkpoint_knowledge(path), path.name)
 
 
 def _train_settings(job: Job) -> dict[str, Any]:

@@ -39,3 +39,14 @@ AcceptCoverage = Annotated[
         help="Train though the checkpoint knows less of the events than the pipeline asks for (transformer.min_known).",
     ),
 ]
+
+#: A checkpoint to open.
+Checkpoint = Annotated[
+    str, typer.Argument(parser=named, metavar="CHECKPOINT", help="A checkpoint folder or a shipped name.")
+]
+
+#: An events folder to read.
+EventsFolder = Annotated[
+    Path,
+    typer.Argument(parser=folder, metavar="EVENTS", help="An events folder, such as RUN/events."),
+]

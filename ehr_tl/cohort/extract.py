@@ -91,7 +91,7 @@ def labelled(
     if rows["_until"].count():
         followed = pl.all_horizontal(pl.col("_until").is_null() | (end <= pl.col("_until")) for end in ends)
         rows = flow.add("Every window closed before a death of unknown date", rows.filter(followed))
-    label = (_label(task) == 0) if task.config.absent else (_label(task) > 0)
+    label = ~_occurred(task) if task.config.absent else _occurred(task)
     rows = rows.sort("subject_id", "prediction_time", "trigger").select(
         "subject_id", "prediction_time", label.alias("boolean_value")
     )
@@ -110,7 +110,7 @@ def current(task: Task, placed: pl.DataFrame, index_from: datetime | None, as_of
         return pl.DataFrame(schema=CURRENT)
     ends = pl.col(f"{task.label_window}.end")
     living = pl.col("_death").is_null() & pl.col("_until").is_null()
-    open_now = (pl.col("prediction_time") <= as_of) & (ends > as_of) & (_label(task) == 0) & living
+    open_now = (pl.col("prediction_time") <= as_of) & (ends > as_of) & ~_occurred(task) & living
     if index_from:
         open_now &= pl.col("prediction_time") >= index_from
     held = [_holds(constraint, open_at=as_of) for constraint in task.constraints]
@@ -118,8 +118,8 @@ def current(task: Task, placed: pl.DataFrame, index_from: datetime | None, as_of
     return rows.unique("subject_id", keep="last", maintain_order=True).select(*CURRENT).cast(CURRENT)
 
 
-def _label(task: Task) -> pl.Expr:
-    return pl.col(task.label_window).struct.field(task.label)
+def _occurred(task: Task) -> pl.Expr:
+    return pl.col(task.label_window).struct.field(task.label) >= task.config.at_least
 
 
 def _holds(constraint: Constraint, open_at: datetime | None = None) -> pl.Expr:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from ehr_tl.cohort.rise import Rise
 from ehr_tl.cohort.task import INDEX, OR_EXPORT_END, Task
 from ehr_tl.concepts import Hierarchy, concept, names_of
 from ehr_tl.convert.units import meeting_codes
@@ -52,17 +53,20 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
     An event satisfies a predicate if its code, one of its other codes or one of their parents does, so a predicate may
     name the category or any of the codes that the hospital gave for the same fact. A code under a role
     (`VISIT_REASON//SNOMED//44054006`) does so by its whole name only. Bounds on the value are in the unit of the
-    event. Dates at which nothing of use happened have no row.
+    event. Dates at which nothing of use happened have no row. What a value must have risen above was measured before
+    it, so a rise is known when it is.
     """
     known = (pl.col("time") <= as_of) | pl.col("time").is_null()
     seen = events.scan().filter(known)
     called = seen.with_columns(code=concept())
     names = _Names(called, events.hierarchy)
     plain = {name: predicate for name, predicate in task.plain().items() if name != INDEX}
+    rises = task.rises()
     matched = {name: names.matching(name, predicate) for name, predicate in plain.items()}
     tests = [
         _test(predicate, matched[name], names).fill_null(False).cast(pl.Int64).alias(name)
         for name, predicate in plain.items()
+        if name not in rises
     ]
     wanted = pl.Series(sorted(set().union(*matched.values())), dtype=pl.String).implode()
     columns = ["subject_id", pl.col("time").cast(TIME).alias("timestamp"), *tests]
@@ -73,8 +77,12 @@ def find_predicates(events: Events, task: Task, as_of: datetime, index_from: dat
         met = facts.filter(pl.col("timestamp").is_null() & (pl.col(name) > 0))
         lives = lives.join(met, on="subject_id", how="semi")
     frame = facts.drop(static).drop_nulls("timestamp").join(lives.select("subject_id"), on="subject_id", how="semi")
-    counts = {name: _count(facts, name) for name in plain}
+    counts = {name: _count(facts, name) for name in plain if name not in rises}
     additions = [frame, lives.select("subject_id", timestamp="first")]
+    for name, rise in rises.items():
+        risen = _risen(called, rise, name, plain[name], matched[name], names)
+        counts[name] = _count(risen, name)
+        additions.append(risen.join(lives.select("subject_id"), on="subject_id", how="semi"))
     if task.every:
         additions.append(_index_times(lives, task.every, as_of, index_from))
         counts[INDEX] = _count(additions[-1], INDEX)
@@ -134,6 +142,21 @@ def _test(predicate: Any, concepts: set[str], names: _Names) -> pl.Expr:
     # A bound on glucose in mmol/L says nothing of a number that was brought to mg/dL.
     elsewhere = concepts - names.matching_on_scale(predicate)
     return holds & ~(pl.col("code").is_in(sorted(elsewhere)) & pl.col("source_value").is_not_null())
+
+
+def _risen(
+    called: pl.LazyFrame, rise: Rise, name: str, predicate: Any, concepts: set[str], names: _Names
+) -> pl.DataFrame:
+    """The times at which a predicate with a rise holds: `subject_id`, `timestamp` and its count."""
+    values = called.filter(pl.col("code").is_in(sorted(concepts))).select(
+        "subject_id",
+        "unit",
+        "numeric_value",
+        timestamp=pl.col("time").cast(TIME),
+        _holds=_test(predicate, concepts, names).fill_null(False),
+    )
+    risen = rise.found(values.collect()).filter("_holds")
+    return risen.select("subject_id", "timestamp", pl.lit(1, pl.Int64).alias(name))
 
 
 def _lives(events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ehr_tl.cohort.rise import Rise, read_rise
 from ehr_tl.config import TaskConfig, build, conform, unknown_key, utc
 from ehr_tl.errors import PipelineError
 from ehr_tl.events import ExportInfo
@@ -117,6 +118,14 @@ class Task:
     def derived(self) -> dict[str, Any]:
         """ACES' derived predicates, each after those it is made of."""
         return _full(self.config).derived_predicates
+
+    def rises(self) -> dict[str, Rise]:
+        """The predicates that ask for a rise of the value, and what they ask."""
+        return {
+            name: _rise(name, value)
+            for name, value in self.config.predicates.items()
+            if isinstance(value, dict) and "rise" in value
+        }
 
     def outcome_predicates(self) -> list[str]:
         """The plain predicates that the label is made of."""
@@ -237,10 +246,20 @@ def _predicate(name: str, value: Any) -> Any:
         return _accepted(
             f"the predicate {name!r}: ", lambda: build(DerivedPredicateConfig, value, where, PipelineError)
         )
+    if "rise" in value:
+        if value.get("static"):
+            raise _wrong(f"the predicate {name!r} is static and asks for a rise", "one of both: a rise has a time")
+        _rise(name, value)
+        value = {key: item for key, item in value.items() if key != "rise"}
     fields = PlainPredicateConfig.__dataclass_fields__.keys() - {"other_cols"}
     known = {key: item for key, item in value.items() if key in fields}
     columns = {key: _comparable(key, item, fields, where) for key, item in value.items() if key not in fields}
     return build(PlainPredicateConfig, {**known, "other_cols": columns}, where, PipelineError)
+
+
+def _rise(name: str, value: dict[str, Any]) -> Rise:
+    where = f"The task is wrong: the predicate {name!r}: rise"
+    return read_rise(value["rise"], where, lambda text, key: _duration(text, key.removeprefix("The task is wrong: ")))
 
 
 def _comparable(column: str, value: Any, fields: set[str], where: str) -> Any:
@@ -248,7 +267,7 @@ def _comparable(column: str, value: Any, fields: set[str], where: str) -> Any:
     kind = _COMPARABLE.get(EVENTS.get(column))
     if kind is None:
         others = [name for name, kind in EVENTS.items() if kind in _COMPARABLE]
-        raise unknown_key(column, sorted({*fields, *others}), where, PipelineError)
+        raise unknown_key(column, sorted({*fields, *others, "rise"}), where, PipelineError)
     return conform(kind, value, f"{where}: {column}", PipelineError)
 
 

@@ -23,13 +23,13 @@ from ehr_tl.schema import AGE
 VALUE_STATISTICS = ("min", "max", "mean", "slope")
 
 
-def build(events: Events, rows: pl.DataFrame, windows_days: Sequence[int]) -> Features:
+def build(events: Events, rows: pl.DataFrame, windows_days: Sequence[float]) -> Features:
     """Computes the features of `rows`.
 
     Args:
         events: The events folder.
         rows: `subject_id` and `prediction_time` (more columns do no harm); times are naive UTC.
-        windows_days: Look-back windows in days; the whole record is always one more.
+        windows_days: Look-back windows in days or parts of one; the whole record is always one more.
 
     Returns:
         Features in the order of `rows`; columns that no row has are left out.
@@ -46,7 +46,7 @@ def build(events: Events, rows: pl.DataFrame, windows_days: Sequence[int]) -> Fe
 class _Layout:
     """Which column of the matrix holds what."""
 
-    def __init__(self, book: CodeBook, windows: tuple[int, ...]):
+    def __init__(self, book: CodeBook, windows: tuple[float, ...]):
         self.book, self.windows = book, windows
         spans = [*windows, None]
         per_code = [("count", days) for days in spans] + [("days_since", None)]
@@ -101,10 +101,10 @@ def _values(block: Block, layout: _Layout, cells: Cells) -> None:
             cells.add(row[some], column[some] + 1 + i * len(VALUE_STATISTICS) + k, found)
 
 
-def _windows(line: Timeline, group: np.ndarray, time: np.ndarray, windows: tuple[int, ...]) -> Iterator[np.ndarray]:
+def _windows(line: Timeline, group: np.ndarray, time: np.ndarray, windows: tuple[float, ...]) -> Iterator[np.ndarray]:
     """Position of the first event inside each window; the whole record comes last."""
     for days in windows:
-        yield line.upto(group, time - days * DAY)
+        yield line.upto(group, time - round(days * DAY))
     yield line.starts[group]
 
 

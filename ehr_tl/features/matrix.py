@@ -14,7 +14,7 @@ from ehr_tl.features.blocks import ZERO
 from ehr_tl.files import whole
 
 #: What identifies a feature. `days` is the look-back window, null for the whole record; `unit` is that of a value.
-COLUMNS = {"code": pl.String, "statistic": pl.String, "days": pl.Int32, "unit": pl.String}
+COLUMNS = {"code": pl.String, "statistic": pl.String, "days": pl.Float64, "unit": pl.String}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Features:
         """How many facts of each of `codes` (or of their descendants) the rows `index` see, shape (rows, codes)."""
         timed, static = (
             pl.DataFrame({"code": codes}).select(
-                "code", statistic=pl.lit(name), days=pl.lit(None, pl.Int32), unit=pl.lit("")
+                "code", statistic=pl.lit(name), days=pl.lit(None, pl.Float64), unit=pl.lit("")
             )
             for name in ("count", "is")
         )

@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json, model.safetensors, vocabulary.json, MODEL_CARD.md.
+"""Checkpoint folders: config.json, model.safetensors, vocabulary.json, MODEL_CARD.md, and what goes with these.
 
 They are opened offline and read-only. Nothing in them is executed: no pickle, no code of their own.
 """
@@ -6,6 +6,7 @@ They are opened offline and read-only. Nothing in them is executed: no pickle, n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +27,24 @@ from ehr_tl.models.folder import (
 from ehr_tl.resources import checkpoints
 
 if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
     import torch
 
+    from ehr_tl.events import Events
     from ehr_tl.models.network import EhrModel
+    from ehr_tl.models.source import SourceModels
     from ehr_tl.tokens.vocabulary import Vocabulary
 
-VOCABULARY, CARD = "vocabulary.json", "MODEL_CARD.md"
+VOCABULARY, CARD, SOURCE = "vocabulary.json", "MODEL_CARD.md", "source"
 #: Keys of config.json: `transformers` takes some others for the name of code to fetch and run.
 _KEYS = frozenset(
     """
     architectures attention_bias attention_dropout bins bos_token_id buckets dtype eos_token_id head_dim hidden_act
     hidden_size horizons_days initializer_range intermediate_size max_position_embeddings max_slots mlp_bias model_type
     num_attention_heads num_hidden_layers num_key_value_heads outcomes pad_token_id pretraining_tp rms_norm_eps
-    rope_parameters slot_hours tie_word_embeddings time_unit_hours transformers_version use_cache valued vocab_size
+    rope_parameters slot_hours tasks tie_word_embeddings time_unit_hours transformers_version use_cache valued
+    vocab_size
     """.split()  # noqa: SIM905 (a list would fill half a screen)
 )
 #: Those of them that are sizes, widths and the like.
@@ -65,6 +71,70 @@ class Checkpoint:
     vocabulary: Vocabulary
     card: str
     path: Path
+
+    @cached_property
+    def source(self) -> SourceModels | None:
+        """The boosted trees that were fitted on its source hospitals; None if it has none.
+
+        Raises:
+            CheckpointError: They are broken.
+        """
+        from ehr_tl.models.source import SourceModels
+
+        return SourceModels.load(self.path / SOURCE) if (self.path / SOURCE).is_dir() else None
+
+    def embed(self, events: Events, rows: pl.DataFrame) -> np.ndarray:
+        """What the network makes of each row: its vector of the query slot, float32, shape (rows, width).
+
+        Args:
+            events: The events folder.
+            rows: Columns `subject_id` and `prediction_time`; nothing after it is looked at.
+        """
+        from ehr_tl.models.embedding import embed
+
+        return embed(self, events, rows)
+
+    def answer(self, task: str, events: Events, rows: pl.DataFrame) -> np.ndarray | None:
+        """Log odds of a source task's outcome by the network's own head, shape (rows,); None if it has none for it."""
+        tasks = self.model.config.tasks or []
+        return self._answers(events, rows)[:, tasks.index(task)] if task in tasks else None
+
+    def source_scores(self, events: Events, rows: pl.DataFrame) -> pl.DataFrame:
+        """What the sources' models say of another hospital's patients, as they are: not calibrated to it.
+
+        Args:
+            events: The events folder.
+            rows: Columns `subject_id` and `prediction_time`; nothing after it is looked at.
+
+        Returns:
+            A row per task, model (`lightgbm`, `transformer`) and row: `task`, `model`, `subject_id`,
+            `prediction_time`, `logit`.
+        """
+        import polars as pl
+
+        scores = {}
+        if self.source is not None:
+            scores.update({(task, "lightgbm"): self.source.score(task, events, rows) for task in self.source.tasks})
+        if self.model.config.tasks:
+            answers = self._answers(events, rows)
+            scores.update({(task, "transformer"): answers[:, i] for i, task in enumerate(self.model.config.tasks)})
+        asked = rows.select("subject_id", "prediction_time")
+        return pl.concat(
+            asked.select(
+                pl.lit(task).alias("task"),
+                pl.lit(model).alias("model"),
+                "subject_id",
+                "prediction_time",
+                pl.Series("logit", logits, dtype=pl.Float64),
+            )
+            for (task, model), logits in sorted(scores.items(), key=lambda item: item[0])
+        )
+
+    def _answers(self, events: Events, rows: pl.DataFrame) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self.model.tasks(torch.from_numpy(self.embed(events, rows))).numpy()
 
 
 def checkpoint_path(name: str | Path) -> Path:
@@ -115,7 +185,7 @@ def checkpoint_vocabulary(name: str | Path) -> Vocabulary:
 
 
 def _own(name: str | Path) -> Path:
-    """The folder of a checkpoint of this package, the only kind that can be adapted."""
+    """The folder of a checkpoint of this package."""
     path = checkpoint_path(name)
     if is_context_clues(path):
         raise CheckpointError(
@@ -135,8 +205,12 @@ def load_checkpoint(name: str | Path) -> Checkpoint | ContextClues:
         CheckpointError: A file is missing or broken, something in the folder could execute code, or sizes disagree.
     """
     path = checkpoint_path(name)
-    if is_context_clues(path):
-        return load_context_clues(path)
+    return load_context_clues(path) if is_context_clues(path) else load_own_checkpoint(path)
+
+
+def load_own_checkpoint(name: str | Path) -> Checkpoint:
+    """Opens a checkpoint of this package, the only kind that can be adapted; see `load_checkpoint`."""
+    path = _own(name)
     _check_files(path)
     config, vocabulary, card = _config(path / CONFIG), _vocabulary(path / VOCABULARY), read_text(path / CARD)
     model = load_model(path, config)

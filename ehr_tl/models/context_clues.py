@@ -179,6 +179,11 @@ def is_context_clues(path: Path) -> bool:
     return (path / TOKENIZER).is_file() and not (path / "vocabulary.json").is_file()
 
 
+def load_tokenizer(path: Path) -> CodeTokenizer:
+    """How a checkpoint of this family reads events; its network is not opened."""
+    return CodeTokenizer(_entries(path / TOKENIZER))
+
+
 def load_context_clues(path: Path) -> ContextClues:
     """Opens a folder of this family: config.json, weights in safetensors, tokenizer_config.json, README.md if there is.
 
@@ -194,7 +199,7 @@ def load_context_clues(path: Path) -> ContextClues:
         raise CheckpointError(
             f"{path} holds adapter_config.json, which names another model to be fetched", expected="whole weights"
         )
-    tokenizer = CodeTokenizer(_entries(path / TOKENIZER))
+    tokenizer = load_tokenizer(path)
     _check_weights(path)
     if config.get("vocab_size") != len(tokenizer):
         raise CheckpointError(

@@ -50,8 +50,8 @@ class Reading:
     def book(self) -> CodeBook:
         return CodeBook.of(self.encoding)
 
-    def batch(self, sequences: list[Sequence]) -> Batch:
-        return collate(self.asked, sequences, self.encoding)
+    def batch(self, lanes: list[list[Sequence]]) -> Batch:
+        return collate(self.asked, lanes, self.encoding)
 
 
 class RiskNetwork(nn.Module):
@@ -103,7 +103,7 @@ class TransformerModel:
     def base(self, inputs: Sequences) -> float:
         """Log odds when nothing is known of a row, be it the events, age or gender."""
         reading = self.read(inputs)
-        batch = reading.batch(inputs.group(np.array([0])))
+        batch = reading.batch([inputs.group(np.array([0]))])
         return float(self.network(batch.keep(np.zeros(len(batch.code), dtype=bool)), reading.book)[0])
 
     def save(self, folder: Path) -> None:
@@ -173,8 +173,8 @@ def _split(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int
 
 def _logits(network: RiskNetwork, reading: Reading, index: np.ndarray) -> np.ndarray:
     found = np.empty(len(reading.asked))
-    for sequences in by_length(reading.asked.group(index), _SLOTS):
-        batch = reading.batch(sequences)
+    for lanes in by_length(reading.asked.group(index), _SLOTS):
+        batch = reading.batch(lanes)
         found[batch.rows] = network(batch, reading.book).numpy()
     return found[index]
 
@@ -202,8 +202,8 @@ def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np
     from sklearn.linear_model import LogisticRegression
 
     hidden = np.empty((len(reading.asked), network.body.config.hidden_size))
-    for sequences in by_length(reading.asked.group(train), _SLOTS):
-        batch = reading.batch(sequences)
+    for lanes in by_length(reading.asked.group(train), _SLOTS):
+        batch = reading.batch(lanes)
         hidden[batch.rows] = network.body.eval()(batch, reading.book).numpy()
     vectors, target = hidden[train], labels[train]
     mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
@@ -268,31 +268,31 @@ def _epoch(
     batches = shuffled(reading.asked.group(fitting), config.batch_subjects, rng)
     target = torch.from_numpy(labels.astype(np.float32))
     network.train()
-    for number, sequences in enumerate(batches):
+    for number, lanes in enumerate(batches):
         training.set_rate(optimiser, config.learning_rate, (epoch + number / len(batches)) / config.epochs)
-        batch = reading.batch(sequences)
+        batch = reading.batch(lanes)
         batch = training.drop_events(batch, config.event_dropout, len(reading.asked.records.codes), rng)
         logits = network(batch, reading.book)
         loss = F.binary_cross_entropy_with_logits(logits, target[torch.from_numpy(batch.rows)])
         training.step(network, optimiser, loss)
 
 
-def shuffled(sequences: list[Sequence], size: int, rng: np.random.Generator) -> list[list[Sequence]]:
-    """Batches of `size` sequences in random order; those of a batch are of like length."""
+def shuffled(sequences: list[Sequence], size: int, rng: np.random.Generator) -> list[list[list[Sequence]]]:
+    """Batches of `size` lanes of one sequence each in random order; those of a batch are of like length."""
     mixed = [sequences[i] for i in rng.permutation(len(sequences))]
     pool = size * 8
     batches = []
     for begin in range(0, len(mixed), pool):
         near = sorted(mixed[begin : begin + pool], key=len)
-        batches += [near[i : i + size] for i in range(0, len(near), size)]
+        batches += [[[sequence] for sequence in near[i : i + size]] for i in range(0, len(near), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def _salience(network: RiskNetwork, reading: Reading, index: np.ndarray, codes: int) -> np.ndarray:
     """Mean over sequences that have a code of |gradient x embedding|, summed over its events; rare codes less."""
     total, having = np.zeros(codes), np.zeros(codes)
-    for sequences in by_length(reading.asked.group(index), _SLOTS):
-        batch = reading.batch(sequences)
+    for lanes in by_length(reading.asked.group(index), _SLOTS):
+        batch = reading.batch(lanes)
         with torch.no_grad():
             events = network.body.events(batch, reading.book)
         events.requires_grad_()
@@ -301,7 +301,7 @@ def _salience(network: RiskNetwork, reading: Reading, index: np.ndarray, codes: 
         (gradient,) = torch.autograd.grad(logits, events)
         number = reading.encoding.own[batch.code]
         total += np.bincount(number, (gradient * events.detach()).sum(-1).abs().numpy(), codes)
-        having += np.bincount(np.unique(batch.sequence * codes + number) % codes, minlength=codes)
+        having += np.bincount(np.unique(batch.owner * codes + number) % codes, minlength=codes)
     salience = (total / (having + MIN_SUBJECTS)).astype(np.float32)
     salience[0] = 0
     return salience

@@ -1,8 +1,9 @@
 """The network: a Llama decoder over time slots.
 
 A slot is the sum of its events' embeddings; an event is its code (itself, its ancestors, the words of its description)
-and its value (between two quantile bins). Time enters as the rotary position, in hours, so that the gap between two
-slots is what attention sees. Query slots carry a mark and are read out.
+and its value. A value lies between two quantile bins; what a bin means is learned for each code that has bins of its
+own, and for any other read from what the bin means in general and what the code is. Time enters as the rotary position,
+in hours, so that the gap between two slots is what attention sees. Query slots carry a mark and are read out.
 
 `EhrModel` and `EhrConfig` are registered with `transformers` here; by `models.registration` its `AutoModel` and
 `AutoConfig` know where to find them before.
@@ -10,7 +11,7 @@ slots is what attention sees. Query slots carry a mark and are read out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class EhrConfig(LlamaConfig):
         time_unit_hours: One step of the rotary position.
         outcomes: Codes whose occurrence the network was pretrained to foretell.
         horizons_days: Within how many days.
+        tasks: Questions that it was pretrained to answer (source tasks).
     """
 
     model_type = "ehr_tl"
@@ -57,10 +59,11 @@ class EhrConfig(LlamaConfig):
     time_unit_hours: float = 24.0
     outcomes: list[str] | None = None
     horizons_days: list[int] | None = None
+    tasks: list[str] | None = None
 
     def untrained(self) -> EhrConfig:
-        """The same network before it was pretrained to foretell anything."""
-        return EhrConfig.from_dict({**self.to_dict(), "outcomes": None, "horizons_days": None})
+        """The same network before it was pretrained to foretell or answer anything."""
+        return EhrConfig.from_dict({**self.to_dict(), "outcomes": None, "horizons_days": None, "tasks": None})
 
     def fitted(self, vocabulary: Vocabulary) -> EhrConfig:
         """The same with the sizes that a vocabulary asks for."""
@@ -78,25 +81,40 @@ class CodeBook:
     """The codes of some records as a vocabulary knows them (`Encoding`), as tensors."""
 
     own: Tensor
+    block: Tensor
     ancestors: Tensor
     ancestor_offsets: Tensor
     words: Tensor
     word_offsets: Tensor
+    related: Tensor
 
     @classmethod
     def of(cls, encoding: Encoding) -> CodeBook:
-        return cls(**{name: torch.from_numpy(getattr(encoding, name)) for name in cls.__dataclass_fields__})
+        tables = [name for name in cls.__dataclass_fields__ if name != "related"]
+        related = torch.ones(len(encoding.own), 1)
+        return cls(**{name: torch.from_numpy(getattr(encoding, name)) for name in tables}, related=related)
 
-    def forget(self, hidden: Tensor) -> CodeBook:
-        """The same with some codes (a mask) no longer known by themselves: only by their relatives and words."""
-        return CodeBook(**{**self.__dict__, "own": self.own.masked_fill(hidden, 0)})
+    def forget(self, hidden: Tensor, alone: Tensor | None = None) -> CodeBook:
+        """The same with some codes no longer known by themselves: only by their relatives and words.
+
+        Args:
+            hidden: Which codes, a mask of shape (C,).
+            alone: Which of them are no longer known by their relatives either.
+        """
+        related = self.related if alone is None else self.related * ~(hidden & alone).unsqueeze(1)
+        own, block = self.own.masked_fill(hidden, 0), self.block.masked_fill(hidden, 0)
+        return replace(self, own=own, block=block, related=related)
+
+    def to(self, device: torch.device) -> CodeBook:
+        return CodeBook(**{name: tensor.to(device) for name, tensor in self.__dict__.items()})
 
 
 class EhrModel(PreTrainedModel):
     """Time slots in, one vector for each query slot out.
 
-    A pretrained one has a linear head `foretell` on these: log odds of each outcome within each horizon, horizons
-    innermost.
+    Heads on a slot's vector: `next` and `next_value` look for the codes and values of the slot after it. A pretrained
+    network has two more, linear ones on the vectors of query slots: `foretell`, log odds of each outcome within each
+    horizon, horizons innermost; and `tasks`, log odds of each source task.
     """
 
     config_class = EhrConfig
@@ -110,43 +128,82 @@ class EhrModel(PreTrainedModel):
         self.words = nn.Embedding(config.buckets, width)
         self.code_bins = nn.Embedding((config.valued + 1) * config.bins, width)
         self.shared_bins = nn.Embedding(config.bins, width)
+        self.bin_gain = nn.Linear(width, width, bias=False)
         self.query_mark = nn.Embedding(1, width)
         self.slot_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.next = nn.Linear(width, width)
+        self.next_value = nn.Linear(width, width)
         if config.outcomes:
             self.foretell = nn.Linear(width, len(config.outcomes) * len(config.horizons_days))
+        if config.tasks:
+            self.tasks = nn.Linear(width, len(config.tasks))
         self.post_init()
 
     def forward(self, batch: Batch, book: CodeBook) -> Tensor:
         """Vectors of the batch's query slots, shape (R, hidden_size)."""
         hidden = self.contextualise(self.slots(batch, self.events(batch, book)), batch)
-        return hidden.flatten(0, 1)[torch.from_numpy(batch.query)]
+        return hidden.flatten(0, 1)[self._tensor(batch.query)]
 
     def codes(self, book: CodeBook) -> Tensor:
         """Embeddings of all codes of a book, shape (C, hidden_size)."""
         table = self.backbone.embed_tokens.weight
         own = F.embedding(book.own, table, padding_idx=0)
-        ancestors = F.embedding_bag(book.ancestors, table, book.ancestor_offsets, mode="mean")
+        ancestors = F.embedding_bag(book.ancestors, table, book.ancestor_offsets, mode="mean") * book.related
         return own + ancestors + F.embedding_bag(book.words, self.words.weight, book.word_offsets, mode="mean")
 
     def events(self, batch: Batch, book: CodeBook) -> Tensor:
         """Embeddings of the batch's events, shape (E, hidden_size)."""
-        embedded = F.embedding(torch.from_numpy(batch.code), self.codes(book))
-        valued = np.flatnonzero(batch.bin >= 0)
-        width = self.config.hidden_size
-        bins = (self.code_bins.weight.view(-1, self.config.bins, width) + self.shared_bins.weight).view(-1, width)
-        low = torch.from_numpy(batch.bin[valued])
-        fraction = torch.from_numpy(batch.fraction[valued]).unsqueeze(1)
-        value = F.embedding(low, bins) * (1 - fraction) + F.embedding(low + 1, bins) * fraction
-        return embedded.index_add(0, torch.from_numpy(valued), value)
+        codes, valued = self.codes(book), np.flatnonzero(batch.bin >= 0)
+        code, low = self._tensor(batch.code[valued]), self._tensor(batch.bin[valued])
+        upper = self._tensor(batch.fraction[valued]).unsqueeze(1)
+        first = book.block[code] * self.config.bins + low
+        own = F.embedding(first, self.code_bins.weight) * (1 - upper)
+        own = own + F.embedding(first + 1, self.code_bins.weight) * upper
+        shared = F.embedding(low, self.shared_bins.weight) * (1 - upper)
+        shared = shared + F.embedding(low + 1, self.shared_bins.weight) * upper
+        value = own + shared * F.embedding(code, 1 + self.bin_gain(codes))
+        embedded = F.embedding(self._tensor(batch.code), codes)
+        return embedded.index_add(0, self._tensor(valued), value.to(embedded.dtype))
+
+    def code_logits(self, hidden: Tensor, book: CodeBook) -> Tensor:
+        """Log odds, up to a constant, of the codes of the slot after each slot.
+
+        Args:
+            hidden: Vectors of slots, shape (n, hidden_size).
+            book: C codes.
+
+        Returns:
+            Shape (n, C).
+        """
+        return self.next(hidden) @ self.codes(book).T
+
+    def value_logits(self, hidden: Tensor, code: Tensor, book: CodeBook) -> Tensor:
+        """Log odds, up to a constant, of the bins in which the value of a code lies in the slot after each slot.
+
+        Args:
+            hidden: Vectors of slots, shape (n, hidden_size).
+            code: The code that is there, shape (n,).
+            book: The codes.
+
+        Returns:
+            Shape (n, bins).
+        """
+        asked, codes = self.next_value(hidden), self.codes(book)
+        own = self.code_bins.weight.unflatten(0, (-1, self.config.bins))[book.block[code]]
+        general = (asked * F.embedding(code, 1 + self.bin_gain(codes))) @ self.shared_bins.weight.T
+        return general + torch.einsum("nw,nbw->nb", asked, own.to(asked.dtype))
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
 
     def slots(self, batch: Batch, events: Tensor) -> Tensor:
         """Sums of events by slot, marked and normalised, shape (B, L, hidden_size)."""
         total = events.new_zeros(batch.position.size, self.config.hidden_size)
-        return self.finish(total.index_add(0, torch.from_numpy(batch.place), events), batch)
+        return self.finish(total.index_add(0, self._tensor(batch.place), events), batch)
 
     def finish(self, total: Tensor, batch: Batch) -> Tensor:
         """Marks and normalises sums of events, shape (..., B * L, hidden_size) to (..., B, L, hidden_size)."""
-        query = torch.from_numpy(batch.query)
+        query = self._tensor(batch.query)
         mark = self.query_mark.weight.expand(*total.shape[:-2], len(query), -1)
         return self.slot_norm(total.index_add(-2, query, mark)).unflatten(-2, batch.shape)
 
@@ -160,27 +217,28 @@ class EhrModel(PreTrainedModel):
         """
         copies = slots.shape[0] // batch.shape[0]
         if filled is None:
-            filled = torch.from_numpy(batch.filled()).view(batch.shape)
-        position = torch.from_numpy(batch.position) / self.config.time_unit_hours
+            filled = self._tensor(batch.filled()).view(batch.shape)
+        position = self._tensor(batch.position) / self.config.time_unit_hours
         return self.backbone(
             inputs_embeds=slots,
-            attention_mask=_mask(batch, filled),
+            attention_mask=self._mask(batch, filled, slots.dtype),
             position_ids=position.repeat(copies, 1),
         ).last_hidden_state
 
+    def _mask(self, batch: Batch, filled: Tensor, dtype: torch.dtype) -> Tensor:
+        """Additive attention mask, shape (n, 1, L, L): a slot sees itself and its sequence's filled whole slots before.
 
-def _mask(batch: Batch, filled: Tensor) -> Tensor:
-    """Additive attention mask, shape (n, 1, L, L): every slot sees itself and the filled whole slots before it.
-
-    It is spelled out because `transformers` takes gaps in `position_ids` for borders of packed sequences when it is
-    given no mask.
-    """
-    length = batch.shape[1]
-    copies = filled.shape[0] // batch.shape[0]
-    before = torch.ones(length, length, dtype=torch.bool).tril()
-    seen = before & (filled & torch.from_numpy(batch.whole).repeat(copies, 1)).unsqueeze(1)
-    seen = seen | torch.eye(length, dtype=torch.bool)
-    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).unsqueeze(1)
+        It is spelled out because `transformers` takes gaps in `position_ids` for borders of packed sequences when it
+        is given no mask.
+        """
+        length, copies = batch.shape[1], filled.shape[0] // batch.shape[0]
+        sequence, whole = self._tensor(batch.sequence), self._tensor(batch.whole)
+        before = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        near = (sequence.unsqueeze(2) == sequence.unsqueeze(1)) & before & whole.unsqueeze(1)
+        seen = near.repeat(copies, 1, 1) & filled.unsqueeze(1)
+        seen = seen | torch.eye(length, dtype=torch.bool, device=self.device)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
 
 
 def extended(model: EhrModel, vocabulary: Vocabulary) -> EhrModel:

@@ -135,7 +135,7 @@ def _explain_sequence(
     import torch
 
     reading, network = model.read(inputs), model.network
-    batch = reading.batch([sequence])
+    batch = reading.batch([[sequence]])
     slots, width = batch.position.size, network.body.config.hidden_size
     player = _player_of_events(inputs, batch, players)
     cell = torch.from_numpy(player * slots + batch.place)

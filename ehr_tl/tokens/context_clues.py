@@ -94,6 +94,13 @@ class CodeTokenizer:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def codes(self) -> frozenset[str]:
+        """Codes of events that it knows, as MEDS writes them."""
+        ours = {name: code for code, name in _OMOP.items()}
+        meds = (ours.get(name) or name.replace("/", "//", 1) for name in self._entries)
+        return frozenset([*self._entries, *meds])
+
     def identify(self, codes: Iterable[str], number: float | None, text: str | None, unit: str | None) -> int:
         """The id of an event, or `UNKNOWN_CODE`, or `UNKNOWN_VALUE`.
 

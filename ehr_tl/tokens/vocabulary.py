@@ -35,26 +35,27 @@ class Encoding:
 
     Attributes:
         own: For each code of the records its number in the vocabulary, 0 where it is not known, shape (C,).
+        block: For each code the number of its own value bins, 0 where it has none, shape (C,).
         ancestors, words: For each code, numbers of its known ancestors and its hash buckets: flat values.
         ancestor_offsets, word_offsets: Where each code's values begin, shape (C,).
         bin: For each event the lower of the two value bins it lies between, -1 where it has no value, shape (N,).
         fraction: How far it lies towards the upper one, shape (N,).
-        age_bin: First value bin of the age.
     """
 
     own: np.ndarray
+    block: np.ndarray
     ancestors: np.ndarray
     ancestor_offsets: np.ndarray
     words: np.ndarray
     word_offsets: np.ndarray
     bin: np.ndarray
     fraction: np.ndarray
-    age_bin: int
 
-    def age(self, years: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Value bin and fraction of ages in years; bin -1 where the age is NaN."""
-        low, fraction = _between(years, _AGES)
-        return np.where(np.isnan(years), -1, self.age_bin + low), np.where(np.isnan(years), 0, fraction)
+
+def age_bins(years: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value bin and fraction of ages in years, as `Encoding` has them of values; bin -1 where the age is NaN."""
+    low, fraction = _between(years, _AGES)
+    return np.where(np.isnan(years), -1, low), np.where(np.isnan(years), 0, fraction).astype(np.float32)
 
 
 class Vocabulary:
@@ -62,8 +63,8 @@ class Vocabulary:
 
     Attributes:
         codes: Known codes; the number of a code is its position + 1.
-        valued: Codes that have value bins of their own; the bins of code i are `bins * (i + 1)` and on, and the first
-            `bins` serve every other code.
+        valued: Codes that have value bins of their own; the block of a code is its position + 1, and block 0 serves
+            every other code.
         edges: Code -> unit -> values at `QUANTILES`.
         buckets: Number of hash buckets.
     """
@@ -85,15 +86,23 @@ class Vocabulary:
         self._block = {code: i + 1 for i, code in enumerate(self.valued)}
 
     @classmethod
-    def fit(cls, sources: Iterable[Records], min_subjects: int, buckets: int = 4096) -> Vocabulary:
-        """Learns codes and value quantiles from whole hospitals.
+    def fit(
+        cls,
+        sources: Sequence[Records],
+        min_subjects: int,
+        buckets: int = 4096,
+        subjects: Sequence[np.ndarray | None] | None = None,
+    ) -> Vocabulary:
+        """Learns codes and value quantiles from hospitals.
 
         Args:
             sources: Each hospital's records; the same subject id in two of them means two people.
             min_subjects: Fewest subjects who have a code, or one of its descendants, for it to be known.
             buckets: Number of hash buckets for the words of descriptions.
+            subjects: Each hospital's subjects (positions) to learn from; None: all.
         """
-        return cls([], [AGE], {}, {}, {}, buckets)._learn([(each, None) for each in sources], min_subjects)
+        chosen = subjects or [None] * len(sources)
+        return cls([], [AGE], {}, {}, {}, buckets)._learn(list(zip(sources, chosen, strict=True)), min_subjects)
 
     def extend(self, records: Records, subjects: np.ndarray, min_subjects: int) -> Vocabulary:
         """This vocabulary and what `subjects` (positions, the training subjects) have that it lacks.
@@ -143,13 +152,13 @@ class Vocabulary:
         low, fraction = self._bins(records)
         return Encoding(
             own=np.array([self._number.get(code, 0) for code in records.codes], dtype=np.int64),
+            block=np.array([self._block.get(code, 0) for code in records.codes], dtype=np.int64),
             ancestors=np.array([number for found in ancestors for number in found], dtype=np.int64),
             ancestor_offsets=_offsets(ancestors),
             words=np.array([bucket for found in words for bucket in found], dtype=np.int64),
             word_offsets=_offsets(words),
             bin=low,
             fraction=fraction,
-            age_bin=self._block[AGE] * self.bins,
         )
 
     def _ancestors(self, code: str, above: tuple[str, ...]) -> tuple[str, ...]:
@@ -164,9 +173,7 @@ class Vocabulary:
             name = records.codes[code]
             edges = self.edges.get(name, {}).get(unit)
             if edges is not None:
-                place, part = _between(records.value[positions], edges)
-                low[positions] = self._block.get(name, 0) * self.bins + place
-                fraction[positions] = part
+                low[positions], fraction[positions] = _between(records.value[positions], edges)
         return low, fraction
 
     def save(self, path: Path) -> None:

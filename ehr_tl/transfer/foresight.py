@@ -1,4 +1,4 @@
-"""What follows a prediction time: the targets of pretraining."""
+"""What follows a prediction time: which codes occur within which horizon."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import polars as pl
 from ehr_tl import schema
 from ehr_tl.errors import RunError
 from ehr_tl.events import Events
-from ehr_tl.tokens.batches import Batch, ranges
+from ehr_tl.tokens.batches import ranges
 from ehr_tl.tokens.records import HOUR, Records, read_records
-from ehr_tl.tokens.sequences import Sequences, build_sequences
+from ehr_tl.tokens.sequences import Sequences
 
 _DAY = 24 * HOUR
 _NEVER = np.iinfo(np.int64).max // 2
@@ -28,15 +28,23 @@ class Hospital:
         records: All events.
         death: Microseconds since 1970, a time beyond all others for the living, shape (S,).
         opens, closes: The earliest honest prediction time and the export's end.
+        follows: Whether people are followed until the export's end. Where each patient's dates were moved by an amount
+            of their own, nobody knows until when, and nothing can be foretold at random times.
     """
 
     records: Records
     death: np.ndarray
     opens: int
     closes: int
+    follows: bool
 
     def random_rows(self, per_subject: int, subjects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
-        """Random prediction times of subjects (positions), after their first event, before their death."""
+        """Random prediction times of subjects (positions), after their first event, before their death.
+
+        Of people who are not followed it is the end of their record alone.
+        """
+        if not self.follows:
+            return self._ends(subjects)
         first = np.full(len(self.records.subjects), self.closes)
         some = np.diff(self.records.first_event) > 0
         first[some] = self.records.time[self.records.first_event[:-1][some]]
@@ -48,22 +56,29 @@ class Hospital:
         rows = rows.filter(np.repeat(start < stop, per_subject))
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
+    def _ends(self, subjects: np.ndarray) -> pl.DataFrame:
+        some = subjects[np.diff(self.records.first_event)[subjects] > 0]
+        last = self.records.time[self.records.first_event[some + 1] - 1]
+        rows = pl.DataFrame({"subject_id": self.records.subjects[some], "prediction_time": last})
+        return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
+
 
 def read_hospital(events: Events, slot_hours: float) -> Hospital:
-    """Reads one source.
+    """Reads one source; slots are as wide as its adapter says, else `slot_hours`.
 
     Raises:
         RunError: The export's end is not known.
     """
     if events.export.end is None:
         raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
-    records = read_records(events, slot_hours=slot_hours)
+    records = read_records(events, slot_hours=events.export.slot_hours or slot_hours)
     deaths = events.scan().filter((pl.col("code") == schema.DEATH) & pl.col("time").is_not_null())
     known = deaths.group_by("subject_id").agg(pl.col("time").min().dt.timestamp("us")).collect()
     death = np.full(len(records.subjects), _NEVER)
     death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].to_numpy()
     opens = events.export.index_from
-    return Hospital(records, death, _microseconds(opens) if opens else -_NEVER, _microseconds(events.export.end))
+    opened = _microseconds(opens) if opens else -_NEVER
+    return Hospital(records, death, opened, _microseconds(events.export.end), not events.export.dates_shifted)
 
 
 def _microseconds(time: Any) -> int:
@@ -114,32 +129,3 @@ class Foresight:
             target[row[of[within]], self._counted[which[within]], h] = 1
             target[:, self._death, h] = self.hospital.death[subject] - time <= horizon
         return target, time[:, None] + self.horizons <= self.hospital.closes
-
-
-def next_codes(batch: Batch, codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which codes each whole slot's successor holds.
-
-    Returns:
-        Place of the slot, code of the next, and weight, per pair; the weights of a slot add up to 1.
-    """
-    whole = np.flatnonzero(batch.whole)
-    previous = np.full(batch.whole.size, -1)
-    same = whole[1:] // batch.shape[1] == whole[:-1] // batch.shape[1]
-    previous[whole[1:][same]] = whole[:-1][same]
-    before = np.where(batch.source >= 0, previous[batch.place], -1)
-    follows = before >= 0
-    place, code = np.divmod(np.unique(before[follows] * codes + batch.code[follows]), codes)
-    _, which, counts = np.unique(place, return_inverse=True, return_counts=True)
-    return place, code, (1 / counts[which]).astype(np.float32)
-
-
-def random_pass(
-    hospital: Hospital, subjects: np.ndarray, per_subject: int, max_slots: int, rng: np.random.Generator
-) -> tuple[Sequences, list]:
-    """Random rows of subjects (positions), and one random sequence of each subject that has any."""
-    rows = hospital.random_rows(per_subject, subjects, rng)
-    asked = build_sequences(hospital.records, rows, max_slots)
-    groups = asked.group(np.arange(len(asked)))
-    mixed = [groups[i] for i in rng.permutation(len(groups))]
-    chosen = {sequence.subject: sequence for sequence in mixed}
-    return asked, [chosen[subject] for subject in sorted(chosen)]

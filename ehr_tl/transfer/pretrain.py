@@ -1,256 +1,390 @@
-"""Pretraining: a network learns from whole hospitals, without labels, what tends to follow what.
+"""Pretraining: from whole hospitals to a checkpoint folder.
 
-Two things are asked of it. Every slot: which codes does the next slot hold? Query slots at random times: which codes,
-death among them, occur within each horizon? Codes are at times hidden from the network's own table, so that it learns
-to read them by their relatives and words, as it must with a hospital's local codes.
+A network learns without labels what tends to follow what (`objectives`), and beside that to answer the questions that
+the sources' own records answer (`tasks`); for the same questions boosted trees are fitted (`source_models`). Codes are
+at times hidden from the network's own table, so that it learns to read them by their relatives and words, as it must
+with a hospital's local codes.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ehr_tl import schema
+from ehr_tl.errors import RunError
 from ehr_tl.events import Events
+from ehr_tl.files import remove, whole, write_json
 from ehr_tl.models import training
-from ehr_tl.models.checkpoint import round_to_half
-from ehr_tl.models.finetune import Reading, shuffled
-from ehr_tl.models.network import EhrConfig, EhrModel
-from ehr_tl.progress import bar
-from ehr_tl.tokens.batches import Batch, by_length
-from ehr_tl.tokens.vocabulary import Encoding, Vocabulary
-from ehr_tl.transfer.foresight import Foresight, Hospital, next_codes, random_pass, read_hospital
+from ehr_tl.models.checkpoint import (
+    CARD,
+    SOURCE,
+    VOCABULARY,
+    Checkpoint,
+    checkpoint_path,
+    load_own_checkpoint,
+    round_to_half,
+    save_model,
+)
+from ehr_tl.models.folder import CONFIG
+from ehr_tl.models.network import EhrConfig, EhrModel, extended
+from ehr_tl.models.source import SourceModels
+from ehr_tl.tokens.vocabulary import Vocabulary
+from ehr_tl.transfer.card import PRETRAINING, card_text
+from ehr_tl.transfer.examination import examine
+from ehr_tl.transfer.foresight import Foresight, Hospital, read_hospital
+from ehr_tl.transfer.held_out import PARTS, TEST, TRAIN, VALIDATION, parts
+from ehr_tl.transfer.loop import Loop, Progress
+from ehr_tl.transfer.recipe import BASE, CONTINUED, NetworkConfig, Recipe, load_recipe
+from ehr_tl.transfer.seen import write_seen
+from ehr_tl.transfer.source_models import fit_source_models
+from ehr_tl.transfer.sources import Source, labels_of
+from ehr_tl.transfer.tasks import SourceTask, label_tasks
+from ehr_tl.transfer.validation import validate
 
 log = logging.getLogger("ehr_tl")
 
-_OUTCOMES_WEIGHT = 0.05  # brings the summed loss of all outcomes near that of the next slot
-_VALIDATION_SLOTS = 4096
-_FEWEST_EVENTS = 10  # for an AUROC
-
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """How a checkpoint is made.
+class Prepared:
+    """What can be known before a weight is learned; the same for every seed.
 
     Attributes:
-        epochs: Passes over the subjects.
-        queries: Random prediction times per subject and epoch; those in one stretch of the record are used.
-        batch_subjects, learning_rate, weight_decay: Optimisation.
-        event_dropout: Share of events hidden at random.
-        code_dropout: Share of codes that a batch knows by their relatives and words alone.
-        min_subjects: Fewest subjects for a code to be known by itself and to be an outcome.
-        horizons_days: Within how many days outcomes are foretold.
-        validation: Share of the subjects that is held out to watch the loss.
-        seed: Fixes everything random.
+        events: The sources.
+        recipe: How the checkpoint is made.
+        start: The checkpoint that is continued from; None: from nothing.
+        tasks: The sources' own questions, labelled.
+        vocabulary: Codes and values of those who train.
+        network: The architecture.
+        sources: The sources as the loop reads them.
+        seconds: How long that took.
     """
 
-    epochs: int = 30
-    queries: int = 8
-    batch_subjects: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    event_dropout: float = 0.2
-    code_dropout: float = 0.1
-    min_subjects: int = 10
-    horizons_days: tuple[int, ...] = (30, 365, 730)
-    validation: float = 0.05
-    seed: int = 0
+    events: tuple[Events, ...]
+    recipe: Recipe
+    start: Checkpoint | None
+    tasks: tuple[SourceTask, ...]
+    vocabulary: Vocabulary
+    network: EhrConfig
+    sources: tuple[Source, ...]
+    seconds: float
+
+    def subjects(self, *chosen: str) -> list[tuple[Events, np.ndarray]]:
+        """Each source with the ids of its subjects in some parts."""
+        return [
+            (events, source.hospital.records.subjects[np.concatenate([source.members[part] for part in chosen])])
+            for events, source in zip(self.events, self.sources)
+        ]
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What pretraining gives: the network, how it reads records, and its losses per epoch."""
+    """A network that was trained.
+
+    Attributes:
+        model: It, in evaluation mode, rounded to half precision.
+        progress: How it went.
+        seed: What fixed everything random.
+        main: Whether this process is the one that writes; false in all others that `accelerate launch` has started.
+    """
 
     model: EhrModel
-    vocabulary: Vocabulary
-    history: list[dict[str, float]]
+    progress: Progress
+    seed: int
+    main: bool
 
 
-class Heads(nn.Module):
-    """The network and what pretraining alone needs: who comes next is told by likeness to the codes' embeddings."""
-
-    def __init__(self, body: EhrModel):
-        super().__init__()
-        self.body = body
-        self.next = nn.Linear(body.config.hidden_size, body.config.hidden_size)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A hospital as the vocabulary reads it, and its subjects (positions) who train and who are held out."""
-
-    hospital: Hospital
-    encoding: Encoding
-    foresight: Foresight
-    train: np.ndarray
-    aside: np.ndarray
-
-
-def pretrain(sources: Many[Events], config: PretrainConfig, network: EhrConfig, state: Path) -> Pretrained:
-    """Pretrains a network; one that was interrupted goes on from the last epoch in `state` (same sources and settings).
+def pretrain(
+    events: Many[Events],
+    recipe: Recipe,
+    out: Path,
+    *,
+    start: Checkpoint | None = None,
+    exclude: np.ndarray | None = None,
+    seed: int = 0,
+    tensorboard: Path | None = None,
+) -> Path:
+    """Makes a checkpoint; one that was interrupted goes on from its last state, in `OUT.state`.
 
     Args:
-        sources: Events folders, each a hospital of its own.
-        config: How to train.
-        network: The architecture; what depends on the vocabulary is filled in.
-        state: Folder for the state, in safetensors and JSON.
+        events: Events folders, each a hospital of its own.
+        recipe: How.
+        out: The checkpoint folder to write; it appears whole or not at all.
+        start: A checkpoint to continue from; its network, source tasks and source models are kept.
+        exclude: Ids of subjects who are to stay unseen, in every source.
+        seed: Fixes everything random.
+        tensorboard: Folder for TensorBoard's logs.
+
+    Returns:
+        `out`.
 
     Raises:
-        RunError: The end of a source's export is not known.
+        RunError: A source's export has no end, or nobody is left to learn from.
+        CohortError: No source can label a task that its adapter should.
     """
-    hospitals = [read_hospital(each, network.slot_hours) for each in sources]
-    vocabulary = Vocabulary.fit([each.records for each in hospitals], config.min_subjects, network.buckets)
-    unforetold = (schema.AGE, schema.GENDER + "//")
-    outcomes = [schema.DEATH, *(code for code in vocabulary.codes if not code.startswith(unforetold))]
-    foretelling = {"outcomes": outcomes, "horizons_days": list(config.horizons_days)}
-    network = EhrConfig.from_dict({**network.to_dict(), **foretelling}).fitted(vocabulary)
-    prepared = [_source(each, vocabulary, outcomes, config, i) for i, each in enumerate(hospitals)]
+    prepared = prepare(events, recipe, start, exclude)
+    state = out.with_name(out.name + ".state")
+    trained = train(prepared, seed, state, tensorboard)
+    if trained.main:
+        write(out, prepared, trained)
+        remove(state)
+    return out
+
+
+def prepare(
+    events: Many[Events], recipe: Recipe, start: Checkpoint | None = None, exclude: np.ndarray | None = None
+) -> Prepared:
+    """Reads and labels the sources, and fits the vocabulary on those who train; see `pretrain`."""
+    began = time.monotonic()
+    slot_hours = start.model.config.slot_hours if start else recipe.network.slot_hours
+    hospitals = [read_hospital(each, slot_hours) for each in events]
+    members = [_members(each, start is not None, exclude) for each in hospitals]
+    if not any(len(each[TRAIN]) for each in members):
+        raise RunError("Nobody is left to learn from", expected="subjects that are not excluded")
+    tasks = label_tasks(events, recipe.tasks)
+    vocabulary = _vocabulary(hospitals, [each[TRAIN] for each in members], recipe, start)
+    network = _network(hospitals, vocabulary, tasks, recipe, start)
+    outcomes, horizons = network.outcomes, network.horizons_days
+    sources = tuple(
+        Source(
+            hospital,
+            vocabulary.encode(hospital.records),
+            Foresight(hospital, outcomes, horizons) if hospital.follows and outcomes else None,
+            labels_of(() if start else tasks, number),
+            members[number],
+        )
+        for number, hospital in enumerate(hospitals)
+    )
+    return Prepared(tuple(events), recipe, start, tuple(tasks), vocabulary, network, sources, time.monotonic() - began)
+
+
+def train(prepared: Prepared, seed: int, state: Path, tensorboard: Path | None = None) -> Pretrained:
+    """Trains the network; goes on where an interrupted training left its state in the folder `state`."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.hash_seed(config.seed))
-        heads = Heads(EhrModel(network))
-    _set_base_rates(heads, prepared, config)
-    history = _train(heads, prepared, config, state)
-    round_to_half(heads.body)
-    return Pretrained(heads.body.eval(), vocabulary, history)
+        torch.manual_seed(training.hash_seed(seed))
+        start = prepared.start
+        model = extended(start.model, prepared.vocabulary) if start else EhrModel(prepared.network)
+    if not start:
+        _set_base_rates(model, prepared, seed)
+    loop = Loop(model, prepared.sources, prepared.recipe.training, seed, state, tensorboard)
+    progress = loop.run()
+    round_to_half(model)
+    return Pretrained(model.eval(), progress, seed, loop.accelerator.is_main_process)
 
 
-def _source(
-    hospital: Hospital, vocabulary: Vocabulary, outcomes: list[str], config: PretrainConfig, number: int
-) -> Source:
-    rng = np.random.default_rng((config.seed, number))
-    aside = rng.random(len(hospital.records.subjects)) < config.validation
-    foresight = Foresight(hospital, outcomes, config.horizons_days)
-    encoding = vocabulary.encode(hospital.records)
-    return Source(hospital, encoding, foresight, np.flatnonzero(~aside), np.flatnonzero(aside))
+def _source_models(prepared: Prepared) -> SourceModels | None:
+    """Trees for the sources' questions; where pretraining is continued, the checkpoint's own."""
+    if prepared.start is not None:
+        return prepared.start.source
+    return fit_source_models(prepared.events, prepared.tasks, seed=0) if prepared.tasks else None
+
+
+def write(out: Path, prepared: Prepared, trained: Pretrained) -> None:
+    """Fits source models, examines all on those who validate, and writes the checkpoint folder, whole or not at all."""
+    timings = {"reading and labelling": prepared.seconds, "training": trained.progress.seconds}
+    before = prepared.start.path if prepared.start else None
+    with whole(out) as temporary:
+        temporary.mkdir(parents=True)
+        save_model(trained.model, temporary)
+        prepared.vocabulary.save(temporary / VOCABULARY)
+        with _timed(timings, "source models"):
+            models = _source_models(prepared)
+        if models is not None:
+            models.save(temporary / SOURCE)
+        with _timed(timings, "examination"):
+            found = examined(Checkpoint(trained.model, prepared.vocabulary, "", temporary), prepared, VALIDATION)
+        made = {
+            "settings": _settings(prepared, trained),
+            "timings": timings,
+            "slots": trained.progress.slots,
+            "history": trained.progress.history,
+        }
+        write_json(temporary / PRETRAINING, made)
+        write_seen(temporary, prepared.subjects(TRAIN, VALIDATION), before)
+        card = card_text(out.name, trained.model, prepared.vocabulary, prepared.events, made, found)
+        (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def examined(checkpoint: Checkpoint, prepared: Prepared, part: str) -> dict[str, Any]:
+    """How a checkpoint does on a part of the sources' subjects (`examination.examine`)."""
+    scorers = {}
+    if checkpoint.source is not None:
+        scorers["lightgbm"] = checkpoint.source.score
+    if checkpoint.model.config.tasks:
+        scorers["transformer"] = checkpoint.answer
+    losses = validate(checkpoint.model, prepared.sources, prepared.recipe.training, 0, part)
+    losses = {name: value for name, value in losses.items() if not name.startswith("auroc")}
+    return examine(prepared.events, prepared.tasks, part, scorers, losses)
+
+
+def _members(hospital: Hospital, continued: bool, exclude: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Positions of the subjects of each part. Where pretraining is continued, nobody is set aside for a last test."""
+    subjects = hospital.records.subjects
+    part = parts(subjects)
+    if continued:
+        part = np.where(part == TEST, TRAIN, part)
+    wanted = ~np.isin(subjects, exclude) if exclude is not None else np.ones(len(subjects), dtype=bool)
+    return {name: np.flatnonzero((part == name) & wanted) for name in PARTS}
+
+
+def _vocabulary(
+    hospitals: list[Hospital], members: list[np.ndarray], recipe: Recipe, start: Checkpoint | None
+) -> Vocabulary:
+    least = recipe.training.min_subjects
+    if start is None:
+        return Vocabulary.fit([each.records for each in hospitals], least, recipe.network.buckets, members)
+    vocabulary = start.vocabulary
+    for hospital, subjects in zip(hospitals, members):
+        vocabulary = vocabulary.extend(hospital.records, subjects, least)
+    return vocabulary
+
+
+def _network(
+    hospitals: list[Hospital],
+    vocabulary: Vocabulary,
+    tasks: list[SourceTask],
+    recipe: Recipe,
+    start: Checkpoint | None,
+) -> EhrConfig:
+    if start is not None:
+        return start.model.config.fitted(vocabulary)
+    outcomes = _outcomes(hospitals, vocabulary)
+    heads = {
+        "outcomes": outcomes,
+        "horizons_days": list(recipe.training.horizons_days) if outcomes else None,
+        "tasks": [task.name for task in tasks] or None,
+    }
+    return EhrConfig(**_architecture(recipe.network), **heads).fitted(vocabulary)
+
+
+def _architecture(network: NetworkConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": network.width,
+        "num_hidden_layers": network.layers,
+        "num_attention_heads": network.heads,
+        "num_key_value_heads": network.heads,
+        "intermediate_size": network.feed_forward,
+        "buckets": network.buckets,
+        "slot_hours": network.slot_hours,
+        "max_slots": network.max_slots,
+        "time_unit_hours": network.time_unit_hours,
+        "rope_parameters": {"rope_type": "default", "rope_theta": network.rope_theta},
+    }
+
+
+def _outcomes(hospitals: list[Hospital], vocabulary: Vocabulary) -> list[str] | None:
+    """Death, and the known codes that occur where people are followed; None where nobody is."""
+    followed = [each.records for each in hospitals if each.follows]
+    if not followed:
+        return None
+    names = {name for records in followed for line in zip(records.codes, records.above) for name in (line[0], *line[1])}
+    unforetold = (schema.AGE, schema.GENDER + "//")
+    return [schema.DEATH, *(code for code in vocabulary.codes if code in names and not code.startswith(unforetold))]
 
 
 @torch.no_grad()
-def _set_base_rates(heads: Heads, sources: list[Source], config: PretrainConfig) -> None:
-    """Lets training begin where every outcome is as likely as it is on average."""
-    rng, _ = training.generators(config.seed)
-    following, total = 0.0, 0.0
-    for source in sources:
-        asked, _ = random_pass(source.hospital, source.train, 1, heads.body.config.max_slots, rng)
-        target, closed = source.foresight.targets(asked, np.arange(len(asked)))
-        following = following + (target * closed[:, None]).sum(axis=0)
-        total = total + closed.sum(axis=0)
-    rate = torch.from_numpy((following + 0.5) / (total + 1.0))
-    heads.body.foretell.weight.zero_()
-    heads.body.foretell.bias.copy_(torch.logit(rate).flatten())
+def _set_base_rates(model: EhrModel, prepared: Prepared, seed: int) -> None:
+    """Lets training begin where every outcome, and every answer, is as likely as it is on average."""
+    rng = np.random.default_rng(seed)
+    following, closed_rows = 0.0, 0.0
+    answers = [np.zeros((0, len(prepared.tasks)), dtype=np.float32)]
+    for source in prepared.sources:
+        drawn = source.draw(TRAIN, 1, model.config.max_slots, rng)
+        answers.append(drawn.labels)
+        if source.foresight is not None:
+            target, closed = source.foresight.targets(drawn.reading.asked, np.arange(len(drawn.reading.asked)))
+            following = following + (target * closed[:, None]).sum(axis=0)
+            closed_rows = closed_rows + closed.sum(axis=0)
+    if model.config.outcomes:
+        model.foretell.weight.zero_()
+        rate = torch.from_numpy(np.asarray((following + 0.5) / (closed_rows + 1.0)))
+        model.foretell.bias.copy_(torch.logit(rate).flatten())
+    if model.config.tasks:
+        labels = np.concatenate(answers)
+        rate = (np.nansum(labels, axis=0) + 0.5) / ((~np.isnan(labels)).sum(axis=0) + 1.0)
+        model.tasks.weight.zero_()
+        model.tasks.bias.copy_(torch.logit(torch.from_numpy(rate)))
 
 
-def _train(heads: Heads, sources: list[Source], config: PretrainConfig, state: Path) -> list[dict[str, float]]:
-    optimiser = training.optimiser(heads, config.learning_rate, config.weight_decay)
-    settings = {**asdict(config), "horizons_days": list(config.horizons_days), "network": heads.body.config.to_dict()}
-    notes = training.load_state(state, {"heads": heads}, optimiser, settings)
-    if notes is None:
-        notes = {"epoch": 0, "history": []}
-    with bar("pretraining", config.epochs) as progress:
-        progress.advance(notes["epoch"])
-        while notes["epoch"] < config.epochs:
-            loss = _epoch(heads, optimiser, sources, config, notes["epoch"])
-            notes["epoch"] += 1
-            notes["history"].append(
-                {"epoch": notes["epoch"], "loss": round(loss, 4), **validate(heads, sources, config)}
-            )
-            training.save_state(state, {"heads": heads}, optimiser, notes, settings)
-            log.info("pretraining: %s", notes["history"][-1])
-            progress.advance(1, f"validation loss {notes['history'][-1]['validation_loss']:.3f}")
-    return notes["history"]
+def _settings(prepared: Prepared, trained: Pretrained) -> dict[str, Any]:
+    """How it was made, as its card tells."""
+    settings: dict[str, Any] = {"recipe": prepared.recipe.name, "seed": trained.seed}
+    if prepared.start is not None:
+        settings["continued from"] = prepared.start.path.name
+    else:
+        settings.update(asdict(prepared.recipe.network))
+    return {**settings, **asdict(prepared.recipe.training)}
 
 
-def _epoch(
-    heads: Heads, optimiser: torch.optim.Optimizer, sources: list[Source], config: PretrainConfig, epoch: int
-) -> float:
-    rng, _ = training.generators(config.seed, epoch)
-    work = []
-    for source in sources:
-        asked, sequences = random_pass(source.hospital, source.train, config.queries, heads.body.config.max_slots, rng)
-        reading = Reading(asked, source.encoding)
-        work += [(source, reading, batch) for batch in shuffled(sequences, config.batch_subjects, rng)]
-    heads.train()
-    losses = []
-    for number, position in enumerate(rng.permutation(len(work))):
-        source, reading, sequences = work[position]
-        training.set_rate(optimiser, config.learning_rate, (epoch + number / len(work)) / config.epochs)
-        batch = reading.batch(sequences)
-        codes = len(reading.asked.records.codes)
-        dropped = training.drop_events(batch, config.event_dropout, codes, rng)
-        unknown = torch.from_numpy(rng.random(codes) < config.code_dropout)
-        following, outcomes = _losses(heads, source, reading, batch, dropped, unknown)
-        losses.append(training.step(heads, optimiser, following + _OUTCOMES_WEIGHT * outcomes))
-    return float(np.mean(losses))
+@contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    timings[step] = time.monotonic() - began
 
 
-def _losses(
-    heads: Heads, source: Source, reading: Reading, batch: Batch, seen: Batch, unknown: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the next slot's codes, and of all outcomes, summed per row.
+def pretrain_folders(
+    folders: Many[Path],
+    out: Path,
+    *,
+    recipe: str | Path | None = None,
+    start: str | Path | None = None,
+    exclude: Path | None = None,
+    seed: int = 0,
+    tensorboard: Path | None = None,
+) -> Path:
+    """Makes a checkpoint of what lies in folders; see `pretrain`.
 
     Args:
-        batch: What is there.
-        seen: What of it the network is shown.
-        unknown: Codes that it knows by their relatives and words alone, a mask.
+        folders: Events folders.
+        out: The checkpoint folder to write.
+        recipe: A recipe file or the name of a shipped one; default: `recipe.CONTINUED` with `start`, else
+            `recipe.BASE`.
+        start: The checkpoint to continue from, by name or folder.
+        exclude: A Parquet file with a column `subject_id`, such as a run's cohort.parquet: who is to stay unseen.
+        seed: Fixes everything random.
+        tensorboard: Folder for TensorBoard's logs.
     """
-    body, book = heads.body, reading.book.forget(unknown)
-    hidden = body.contextualise(body.slots(seen, body.events(seen, book)), seen).flatten(0, 1)
-    place, code, weight = (torch.from_numpy(each) for each in next_codes(batch, len(unknown)))
-    slots, which = torch.unique(place, return_inverse=True)
-    likeness = F.log_softmax(heads.next(hidden[slots]) @ body.codes(book).T, dim=1)
-    following = -(likeness[which, code] * weight).sum() / max(1, len(slots))
-
-    logits = body.foretell(hidden[torch.from_numpy(batch.query)])
-    target, closed = source.foresight.targets(reading.asked, batch.rows)
-    loss = F.binary_cross_entropy_with_logits(
-        logits.view(target.shape), torch.from_numpy(target), reduction="none"
-    ).sum(1)
-    return following, (loss * torch.from_numpy(closed)).sum() / max(1, len(batch.rows))
+    _check_out(out, start)
+    begin = load_own_checkpoint(start) if start is not None else None
+    return pretrain(
+        [Events(folder) for folder in folders],
+        load_recipe(recipe or (CONTINUED if start is not None else BASE)),
+        out,
+        start=begin,
+        exclude=_subjects(exclude) if exclude is not None else None,
+        seed=seed,
+        tensorboard=tensorboard,
+    )
 
 
-@torch.no_grad()
-def validate(heads: Heads, sources: list[Source], config: PretrainConfig) -> dict[str, float]:
-    """Losses on the held-out subjects, and how well death and the other outcomes are told apart at each horizon."""
-    heads.eval()
-    losses, logits, targets, closed = [], [], [], []
-    for number, source in enumerate(sources):
-        rng, _ = training.generators(config.seed, number, 1)
-        asked, sequences = random_pass(source.hospital, source.aside, config.queries, heads.body.config.max_slots, rng)
-        reading = Reading(asked, source.encoding)
-        known = torch.zeros(len(asked.records.codes), dtype=torch.bool)
-        for group in by_length(sequences, _VALIDATION_SLOTS):
-            batch = reading.batch(group)
-            parts = _losses(heads, source, reading, batch, batch, known)
-            losses.append([len(batch.rows), *(float(part) for part in parts)])
-            target, open_ = source.foresight.targets(asked, batch.rows)
-            logits.append(heads.body.foretell(heads.body(batch, reading.book)).view(target.shape).numpy())
-            targets.append(target)
-            closed.append(open_)
-    rows, following, outcomes = np.array(losses).T
-    following, outcomes = np.average(following, weights=rows), np.average(outcomes, weights=rows)
-    total = {"validation_loss": following + _OUTCOMES_WEIGHT * outcomes, "next": following, "outcomes": outcomes}
-    ranks = _discrimination(np.concatenate(logits), np.concatenate(targets), np.concatenate(closed), config)
-    return {name: round(float(value), 4) for name, value in {**total, **ranks}.items()}
+def _check_out(out: Path, start: str | Path | None) -> None:
+    if start is not None and checkpoint_path(start).resolve() == out.resolve():
+        raise RunError(f"{out} is the checkpoint to continue from", expected="another folder", fix="change --out")
+    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            f"{out} holds something else",
+            expected="a new or empty folder, or an earlier checkpoint",
+            fix="name another folder with --out",
+        )
 
 
-def _discrimination(logits: np.ndarray, targets: np.ndarray, closed: np.ndarray, config: PretrainConfig) -> dict:
-    """AUROC of death, and the mean over the other outcomes, within each horizon; rows whose window had closed."""
-    from sklearn.metrics import roc_auc_score
-
-    found = {}
-    for h, days in enumerate(config.horizons_days):
-        rows = closed[:, h]
-        events = targets[rows, :, h].sum(axis=0)
-        told = np.flatnonzero((events >= _FEWEST_EVENTS) & (events <= rows.sum() - _FEWEST_EVENTS))
-        ranks = {int(o): roc_auc_score(targets[rows, o, h], logits[rows, o, h]) for o in told}
-        if 0 in ranks:
-            found[f"auroc_death_{days}_days"] = ranks.pop(0)
-        if ranks:
-            found[f"auroc_others_{days}_days"] = np.mean(list(ranks.values()))
-    return found
+def _subjects(path: Path) -> np.ndarray:
+    """Ids of the subjects in the column `subject_id` of a Parquet file."""
+    try:
+        return pl.read_parquet(path, glob=False)["subject_id"].cast(pl.Int64).unique().to_numpy()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(
+            f"{path} does not tell whom to exclude ({type(error).__name__})",
+            expected="a Parquet file with a column subject_id, such as a run's cohort.parquet",
+        ) from None

@@ -380,7 +380,7 @@ def test_the_commands_are_told_in_whole_lines(ehr_tl, monkeypatch) -> None:
 def test_the_checkpoint_is_looked_into_before_the_export(case, clinic, ehr_tl, tmp_path) -> None:
     from ehr_tl.resources import checkpoints
 
-    shutil.copytree(checkpoints() / "synthea_small", tmp_path / "broken")
+    shutil.copytree(checkpoints() / "ehr_tl_base", tmp_path / "broken")
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     pipeline = clinic.write_pipeline(tmp_path / "p.yaml", transformer={"checkpoint": "broken"})

@@ -10,7 +10,21 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("run", "fetch", "convert", "cohort", "train", "score", "explain", "report", "doctor")
+COMMANDS = (
+    "run",
+    "fetch",
+    "convert",
+    "cohort",
+    "train",
+    "score",
+    "explain",
+    "report",
+    "doctor",
+    "coverage",
+    "embed",
+    "push",
+    "pull",
+)
 HEAVY = ("torch", "shap", "transformers", "lightgbm", "sklearn", "polars", "pandas", "scipy", "aces", "plotly")
 
 

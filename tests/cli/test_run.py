@@ -125,13 +125,13 @@ def test_what_a_pretrained_vocabulary_knows_is_told_before_anything_is_fitted(
 
     monkeypatch.setattr("ehr_tl.models.crossfit.fit_crossfit", stop)
     monkeypatch.setattr("ehr_tl.tokens.familiarity.ENOUGH", 1.01)
-    pipeline = clinic.write_pipeline(tmp_path / "stroke.yaml", transformer={"checkpoint": "synthea_small"})
+    pipeline = clinic.write_pipeline(tmp_path / "stroke.yaml", transformer={"checkpoint": "ehr_tl_base"})
     said = ehr_tl("run", pipeline, "--export", case.export, "--out", tmp_path / "run", "--threads", 1)
     assert said.code == 2 and "stopped" in said.err
     assert "what it learned elsewhere has little to say here" in said.err
     found = json.loads((tmp_path / "run" / "familiarity.json").read_text())
     facts = [len((case.export / f"{kind}.ndjson").read_text().splitlines()) for kind in ("Observation", "Condition")]
-    assert found["checkpoint"] == "synthea_small" and sum(found["events"].values()) == sum(facts)
+    assert found["checkpoint"] == "ehr_tl_base" and sum(found["events"].values()) == sum(facts)
     assert found["systems"]["LOINC"] == {"exactly": facts[0], "related": 0, "described": 0, "unknown": 0}
 
 

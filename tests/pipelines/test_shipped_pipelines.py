@@ -19,6 +19,11 @@ NAMES = [
     "demo",
     "diabetes_onset",
     "diabetic_complications",
+    "icu_hypotension",
+    "icu_kidney_injury",
+    "icu_long_hospital_stay",
+    "icu_mortality",
+    "icu_sepsis",
     "kidney_disease",
     "mimic_demo_in_hospital_mortality",
     "mimic_demo_long_stay",
@@ -206,6 +211,112 @@ def test_acute_derangement_is_no_complication_and_high_blood_sugar_no_risk(tmp_p
         "high-once": ([(2016, "ICD10CM//R73.9"), end], None),
     }
     found = became("diabetic_complications", {name: facts for name, (facts, _) in patients.items()}, tmp_path)
+    assert found == {name: expected for name, (_, expected) in patients.items()}
+
+
+# --- in intensive care ------------------------------------------------------------------------------------------------
+
+
+def stays(pipeline: str, patients: dict[str, list[tuple]], folder: Path) -> dict[str, bool | None]:
+    """What a pipeline makes of stays with facts (hours since admission to intensive care, code[, value])."""
+    from datetime import datetime, timedelta
+
+    from ehr_tl.events import ExportInfo
+    from ehr_tl.files import write_json
+    from ehr_tl.schema import CODES, EVENTS, SUBJECTS
+
+    begin = datetime(2000, 1, 1)
+    facts = [
+        {
+            "subject_id": number,
+            "time": begin + timedelta(hours=fact[0]),
+            "code": fact[1],
+            "numeric_value": fact[2] if len(fact) > 2 else None,
+        }
+        for number, found in enumerate(patients.values())
+        for fact in [(0, "VISIT_START//IMP"), (0, "VISIT_START//ACUTE"), *found]
+    ]
+    for part in ("data", "metadata"):
+        (folder / part).mkdir(parents=True)
+    pl.DataFrame(facts, schema=EVENTS).sort("subject_id", "time").write_parquet(folder / "data" / "0.parquet")
+    pl.DataFrame(schema=CODES).write_parquet(folder / "metadata" / "codes.parquet")
+    subjects = pl.DataFrame(list(enumerate(patients)), schema=SUBJECTS, orient="row")
+    subjects.write_parquet(folder / "metadata" / "subjects.parquet")
+    info = ExportInfo("test", dates_shifted=True, latest_event=begin + timedelta(days=90), patients=len(patients))
+    write_json(folder / "metadata" / "export.json", info.to_json())
+    rows = build_cohort(Events(folder), load_pipeline(pipeline).task).labelled
+    assert (rows["prediction_time"] == begin + timedelta(hours=24)).all()
+    had = dict(rows.select("subject_id", "boolean_value").iter_rows())
+    return {name: had.get(number) for number, name in enumerate(patients)}
+
+
+DIED, LEFT, LEFT_UNIT = "DISCHARGE//exp", "VISIT_END//IMP", "VISIT_END//ACUTE"
+SEPSIS, CREATININE, PRESSURE = "SNOMED//91302008", "LOINC//2160-0", "LOINC//8478-0"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "patients"),
+    [
+        (
+            "icu_mortality",
+            {
+                "died-on-the-ward": ([(48, LEFT_UNIT), (700, LEFT), (700, DIED), (700, "MEDS_DEATH")], True),
+                "died-at-home": ([(100, LEFT), (200, "MEDS_DEATH")], False),
+                "left": ([(100, LEFT)], False),
+                "died-on-the-first-day": ([(20, LEFT), (20, DIED)], None),
+                "left-on-the-first-day": ([(24, LEFT)], None),
+                "end-not-told": ([(48, LEFT_UNIT)], None),
+            },
+        ),
+        (
+            "icu_long_hospital_stay",
+            {
+                "three-weeks": ([(500, LEFT)], True),
+                "two-weeks": ([(336, LEFT)], False),
+                "died": ([(100, "MEDS_DEATH")], False),
+                "end-not-told": ([(500, PRESSURE, 80)], None),
+                "left-on-the-first-day": ([(24, LEFT)], None),
+            },
+        ),
+        (
+            "icu_sepsis",
+            {
+                "later": ([(90, SEPSIS)], True),
+                "shock": ([(25, "SNOMED//76571007")], True),
+                "none": ([(100, LEFT_UNIT)], False),
+                "died": ([(100, "MEDS_DEATH")], False),
+                "after-the-stay": ([(100, LEFT_UNIT), (120, SEPSIS)], False),
+                "on-the-first-day": ([(24, SEPSIS), (50, SEPSIS)], None),
+                "before": ([(-5, SEPSIS), (50, SEPSIS)], None),
+                "left-on-the-first-day": ([(10, LEFT_UNIT), (50, SEPSIS)], None),
+                "end-not-told": ([(50, PRESSURE, 80)], None),
+            },
+        ),
+        (
+            "icu_kidney_injury",
+            {
+                "risen": ([(1, CREATININE, 1.0), (30, CREATININE, 1.3)], True),
+                "stable": ([(1, CREATININE, 1.0), (30, CREATININE, 1.1)], False),
+                "risen-before": ([(1, CREATININE, 1.0), (20, CREATININE, 3.0), (30, CREATININE, 1.2)], False),
+                "first-day-alone": ([(1, CREATININE, 1.0)], None),
+                "second-day-alone": ([(30, CREATININE, 3.0)], None),
+                "no-value": ([(1, CREATININE, 1.0), (30, CREATININE)], None),
+            },
+        ),
+        (
+            "icu_hypotension",
+            {
+                "twice": ([(25, PRESSURE, 59), (40, PRESSURE, 50)], True),
+                "once": ([(25, PRESSURE, 59), (40, PRESSURE, 60)], False),
+                "once-each-day": ([(23, PRESSURE, 50), (25, PRESSURE, 50)], False),
+                "too-late": ([(40, PRESSURE, 90), (49, PRESSURE, 50), (50, PRESSURE, 50)], False),
+                "not-measured": ([(23, PRESSURE, 50)], None),
+            },
+        ),
+    ],
+)
+def test_what_counts_in_intensive_care(pipeline, patients, tmp_path):
+    found = stays(pipeline, {name: facts for name, (facts, _) in patients.items()}, tmp_path)
     assert found == {name: expected for name, (_, expected) in patients.items()}
 
 

@@ -99,7 +99,7 @@ def told(fitted, events: Events) -> tuple:
     explanations = assemble(fitted.attributions(events, rows), events, rows)
     model = next(iter(fitted._fitted[schema.TRANSFORMER].values()))
     inputs = fitted.learners[schema.TRANSFORMER].prepare(events, rows)
-    batch = collate(inputs, inputs.group(np.arange(len(inputs))), model.read(inputs).encoding)
+    batch = collate(inputs, [[each] for each in inputs.group(np.arange(len(inputs)))], model.read(inputs).encoding)
     names = np.array(inputs.records.codes)[batch.code].tolist()
     return scores, explanations, (names, batch.bin.tolist(), batch.fraction.tolist(), batch.place.tolist())
 

@@ -38,7 +38,7 @@ def write(tmp_path: Path):
         ({"lightgbm": {"rounds": -1}}, "rounds is -1"),
         ({"lightgbm": {"trials": 0}}, "trials is 0"),
         ({"lightgbm": {"min_subjects": 1_000_000}}, "min_subjects is 1000000"),
-        ({"lightgbm": {"windows_days": 30}}, r"windows_days is 30\. Expected: a list, each item a whole number from 1"),
+        ({"lightgbm": {"windows_days": 30}}, r"windows_days is 30\. Expected: a list, each item a number from 0\.01"),
         ({"lightgbm": {"windows_days": [30, 0]}}, r"windows_days is \[30, 0\]"),
         ({"transformer": {"slot_hours": 0}}, "slot_hours is 0"),
         ({"transformer": {"patience": 0}}, "patience is 0"),
@@ -109,10 +109,10 @@ def test_folders_are_named_from_the_folder_of_the_file(write, tmp_path):
 
 
 def test_names_of_what_ships_stay_names(write, tmp_path):
-    for name in ("synthea", "synthea_small", "sample"):
+    for name in ("synthea", "ehr_tl_base", "sample"):
         (tmp_path / name).mkdir()
     loaded = load_pipeline(write())
-    assert (loaded.export, loaded.adapter, loaded.transformer.checkpoint) == ("sample", "synthea", "synthea_small")
+    assert (loaded.export, loaded.adapter, loaded.transformer.checkpoint) == ("sample", "synthea", "ehr_tl_base")
     assert load_pipeline(write(adapter="..")).adapter == str(tmp_path / "..")
     assert load_pipeline(write(transformer={"checkpoint": None})).transformer.checkpoint is None
 

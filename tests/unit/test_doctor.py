@@ -28,7 +28,7 @@ def fit(name: str, positive: int, **others) -> dict:
 def known_of(unknown: int) -> Familiarity:
     levels = {"exactly": 900 - unknown, "related": 60, "described": 40, "unknown": unknown}
     return Familiarity(
-        checkpoint="synthea_small",
+        checkpoint="ehr_tl_base",
         events=levels,
         codes=levels,
         subjects={"half_or_more": 280, "less": 15, "none": 5},
@@ -71,7 +71,7 @@ def test_text_counts_and_says_what_to_do_next() -> None:
     assert "Why set aside: not_json 2, repeated 1" in lines
     assert "LOINC 5,000 0 0 5,900 90" in lines
     assert (
-        lines[lines.index("Known to the checkpoint synthea_small exactly related described unknown") + 1]
+        lines[lines.index("Known to the checkpoint ehr_tl_base exactly related described unknown") + 1]
         == "LOCAL 0% 25% 0% 75%"
     )
     assert "LOINC 80% 6.0% 4.0% 10%" in lines and "all 80% 6.0% 4.0% 10%" in lines
@@ -113,7 +113,7 @@ def test_sample_export_can_feed_the_demo() -> None:
     assert fits["demo"]["enough"]
     assert not fits["mimic_demo_in_hospital_mortality"]["enough"]
     (known,) = found.familiarity
-    assert known.checkpoint == "synthea_small"
+    assert known.checkpoint == "ehr_tl_base"
     assert known.systems["LOINC"]["exactly"] > 0.9 * sum(known.systems["LOINC"].values())
     assert "Next: ehr-tl run " in found.text
 

@@ -47,7 +47,7 @@ def test_transformers_opens_what_was_saved_after_the_package_was_imported(saved:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("saved")
-    ehr_tl.load_checkpoint("synthea_small").model.save_pretrained(folder)
+    ehr_tl.load_checkpoint("ehr_tl_base").model.save_pretrained(folder)
     return str(folder)
 
 

@@ -202,6 +202,21 @@ def test_a_death_that_nobody_dated_is_no_feature(write_events):
     assert "MEDS_DEATH" not in features.build(write_events(facts), rows, (30,)).columns["code"]
 
 
+def test_a_window_may_be_part_of_a_day(write_events):
+    now = datetime(2024, 1, 1)
+    facts = [(1, now - timedelta(hours=hours), "LAB", value, "mg") for hours, value in ((7, 1.0), (6, 2.0), (5.9, 3.0))]
+    rows = pl.DataFrame({"subject_id": [1], "prediction_time": [now]})
+    found = features.build(write_events(facts), rows, (0.25, 1))
+    names = found.columns.select("statistic", "days").iter_rows()
+    values = dict(zip(names, found.take(found.columns, np.arange(1)).toarray()[0].tolist()))
+    assert {key: values[key] for key in (("count", 0.25), ("count", 1), ("min", 0.25), ("min", 1))} == {
+        ("count", 0.25): 1,
+        ("count", 1): 3,
+        ("min", 0.25): 3,
+        ("min", 1): 1,
+    }
+
+
 def test_models_do_not_look_before_the_history_that_an_adapter_declares(write_events):
     """A generator that keeps more of the past of those who will die would tell who will."""
     from dataclasses import replace

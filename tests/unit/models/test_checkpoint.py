@@ -174,7 +174,7 @@ def test_a_broken_file_is_named_before_a_network_is_made(saved, opened, name, co
 
 def test_a_look_into_a_checkpoint_imports_no_network():
     code = (
-        "import sys; from ehr_tl.models.checkpoint import check_checkpoint; check_checkpoint('synthea_small'); "
+        "import sys; from ehr_tl.models.checkpoint import check_checkpoint; check_checkpoint('ehr_tl_base'); "
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -198,8 +198,9 @@ def test_opening_writes_nothing(saved):
 
 
 def test_the_shipped_checkpoint_opens_and_is_small():
-    opened = load_checkpoint("synthea_small")
-    assert sum(p.stat().st_size for p in opened.path.iterdir()) < 8e6
-    assert {"SNOMED//44054006", "LOINC//4548-4", "GENDER//female"} <= set(opened.vocabulary.codes)
+    opened = load_checkpoint("ehr_tl_base")
+    assert sum(p.stat().st_size for p in opened.path.rglob("*")) < 16e6
+    assert {"SNOMED//44054006", "LOINC//4548-4", "LOINC//2160-0", "GENDER//female"} <= set(opened.vocabulary.codes)
+    assert opened.model.config.tasks and set(opened.source.tasks) <= set(opened.model.config.tasks)
     assert opened.model.config.outcomes[0] == "MEDS_DEATH"
     assert "synthetic" in opened.card

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file, save_model
 from ehr_tl import load_checkpoint, schema
 from ehr_tl.errors import CheckpointError
 from ehr_tl.models.checkpoint import check_checkpoint, checkpoint_vocabulary
+from ehr_tl.models.knowledge import checkpoint_knowledge
 from ehr_tl.tokens.context_clues import BOS, CLS, EOS
 
 DAY = datetime(2020, 1, 1)
@@ -362,3 +363,11 @@ def test_a_pipeline_that_begins_with_one_is_refused_before_anything_is_read(writ
     with pytest.raises(CheckpointError, match=r"Context Clues family.*cannot be adapted"):
         ehr_tl.run(tmp_path / "pipeline.yaml", out=tmp_path / "run")
     assert not (tmp_path / "run" / "events").exists()
+
+
+def test_what_it_knows_of_codes_is_told_without_opening_its_network(write_folder):
+    folder, _ = write_folder()
+    (folder / "model.safetensors").unlink()
+    known = checkpoint_knowledge(folder)
+    assert {"SNOMED//44054006", "LOINC//2345-7", "GENDER//female", "VISIT_START//AMB"} <= known.codes
+    assert "SNOMED//1" not in known.codes and not known.parents and not known.words

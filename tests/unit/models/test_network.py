@@ -52,7 +52,7 @@ def logits(model, vocabulary, events, rows, max_slots=64):
     reading = Reading(asked, vocabulary.encode(records))
     found = np.zeros(len(asked))
     for sequence in asked.group(np.arange(len(asked))):
-        batch = reading.batch([sequence])
+        batch = reading.batch([[sequence]])
         found[batch.rows] = model(batch, reading.book).numpy()
     return found
 
@@ -80,7 +80,7 @@ def test_a_query_slot_influences_no_other_slot(write_events, facts):
     model, asked = network(vocabulary).body, build_sequences(records, rows, 128)
     (sequence,) = asked.group(np.arange(4))
     reading = Reading(asked, vocabulary.encode(records))
-    batch, book = reading.batch([sequence]), reading.book
+    batch, book = reading.batch([[sequence]]), reading.book
     slots = model.slots(batch, model.events(batch, book)).detach().requires_grad_()
     hidden = model.contextualise(slots, batch)
     for place in batch.query:
@@ -124,7 +124,7 @@ def test_an_event_that_is_removed_is_as_if_it_had_never_been(write_events, facts
     vocabulary = Vocabulary.fit([records], 1)
     model, asked = network(vocabulary), build_sequences(records, rows, 64)
     reading = Reading(asked, vocabulary.encode(records))
-    batch = reading.batch(asked.group(np.array([0])))
+    batch = reading.batch([asked.group(np.array([0]))])
     middle = (records.time[batch.source] // 86_400_000_000) % 2 == 0
     with torch.no_grad():
         dropped = model(batch.keep((batch.source < 0) | ~middle), reading.book).numpy()
@@ -146,7 +146,39 @@ def test_a_forgotten_code_is_read_by_its_words(write_events, facts):
     with torch.no_grad():
         known, forgotten = model.codes(book), model.codes(book.forget(hidden))
     assert torch.equal(known[~hidden], forgotten[~hidden])
+    assert book.forget(hidden).block[hidden].tolist() == [0] and book.block[hidden].tolist() != [0]
     assert not torch.equal(known[hidden], forgotten[hidden]) and torch.any(forgotten[hidden] != 0)
+
+
+def test_sequences_in_one_lane_do_not_see_each_other(write_events, facts):
+    later = [(2, *fact[1:]) for fact in facts[:30]]
+    events = write_events([*facts, *later])
+    rows = pl.concat([rows_at(1, 20, 119), rows_at(2, 9, 60)])
+    records = read_records(events, rows, 24)
+    vocabulary = Vocabulary.fit([records], 1)
+    model, asked = network(vocabulary), build_sequences(records, rows, 16)
+    reading, sequences = Reading(asked, vocabulary.encode(records)), asked.group(np.arange(len(rows)))
+    assert len(sequences) == 4
+    together, apart = reading.batch([sequences]), reading.batch([[sequence] for sequence in sequences])
+    with torch.no_grad():
+        found = [model(batch, reading.book).numpy()[np.argsort(batch.rows)] for batch in (together, apart)]
+    assert together.shape[0] == 1 and found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_a_value_is_read_by_what_its_code_is_where_the_code_has_no_bins_of_its_own(write_events, facts):
+    events, rows = write_events(facts), rows_at(1, 119)
+    records = read_records(events, rows, 24)
+    vocabulary = Vocabulary.fit([records], 1)
+    model, asked = network(vocabulary).body, build_sequences(records, rows, 64)
+    reading = Reading(asked, vocabulary.encode(records))
+    batch = reading.batch([asked.group(np.array([0]))])
+    hidden = torch.tensor([code == "LOINC//1" for code in records.codes])
+    with torch.no_grad():
+        embedded = model.events(batch, reading.book.forget(hidden))
+        codes = model.codes(reading.book.forget(hidden))[torch.from_numpy(batch.code)]
+    value = (embedded - codes)[(batch.code == records.codes.index("LOINC//1")) & (batch.bin == 3)]
+    other = (embedded - codes)[(batch.code == records.codes.index("SNOMED//2")) & (batch.bin == 3)]
+    assert len(value) > 1 and value.norm(dim=1).min() > 0.1 and not torch.allclose(value[0], other[0])
 
 
 def test_room_for_new_codes_changes_no_answer(write_events, facts, tmp_path):

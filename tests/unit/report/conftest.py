@@ -154,7 +154,7 @@ COVERAGE = {
 
 LEVELS = {"exactly": 70, "related": 15, "described": 5, "unknown": 10}
 FAMILIARITY = Familiarity(
-    checkpoint="synthea_small",
+    checkpoint="ehr_tl_base",
     events=LEVELS,
     codes=LEVELS,
     subjects={"half_or_more": 340, "less": 10, "none": 3},

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_tl import schema
-from ehr_tl.tokens.batches import by_length, collate
+from ehr_tl.tokens.batches import by_length, collate, packed
 from ehr_tl.tokens.records import HOUR, Order, read_records
-from ehr_tl.tokens.sequences import build_sequences
+from ehr_tl.tokens.sequences import Sequence, build_sequences
 from ehr_tl.tokens.vocabulary import Vocabulary
 
 START = datetime(2020, 1, 1)
@@ -84,19 +84,21 @@ def test_a_long_record_is_cut_by_its_past_alone(write_events):
     assert alone.start.tolist() == asked.start[:2].tolist()
 
 
-def test_collation_puts_every_event_into_its_slot(hospital):
+@pytest.mark.parametrize("apart", [True, False])
+def test_collation_puts_every_event_into_its_slot(hospital, apart):
     events = hospital(12)
     rows = rows_at(*((s, datetime(2024, month, 1)) for s in range(1, 13) for month in (1, 6, 12)))
     records = read_records(events, rows, 24)
     asked = build_sequences(records, rows, 8)
     encoding = Vocabulary.fit([records], 2).encode(records)
     seen = set()
-    for sequences in by_length(asked.group(np.arange(len(asked))), 64):
-        batch = collate(asked, sequences, encoding)
+    sequences = asked.group(np.arange(len(asked)))
+    for lanes in [*by_length(sequences, 64)] if apart else [packed(sequences, 64)]:
+        batch = collate(asked, lanes, encoding)
         seen.update(batch.rows.tolist())
         assert batch.position.min() >= 0
         for place, row in zip(batch.query, batch.rows):
-            begin = place - place % batch.shape[1]
+            begin = np.flatnonzero(batch.sequence.ravel() == batch.sequence.ravel()[place])[0]
             whole = batch.whole.ravel()[batch.place]
             visible = (whole & (batch.place >= begin) & (batch.place < place)) | (batch.place == place)
             assert sorted(batch.source[visible & (batch.source >= 0)]) == in_view(asked, row).tolist()
@@ -105,3 +107,14 @@ def test_collation_puts_every_event_into_its_slot(hospital):
                 hours = batch.position.ravel()[place] - batch.position.ravel()[begin + first[0]]
                 assert hours == pytest.approx((asked.time[row] - records.slot_start[asked.start[row]]) / HOUR, abs=0.1)
     assert seen == set(range(len(asked)))
+
+
+@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=80))
+def test_packing_loses_no_sequence_and_wastes_little(lengths):
+    sequences = [Sequence(i, 0, length, np.zeros(0, dtype=int)) for i, length in enumerate(lengths)]
+    lanes = packed(sequences, 64)
+    assert sorted(s.subject for lane in lanes for s in lane) == list(range(len(lengths)))
+    fill = [sum(map(len, lane)) for lane in lanes]
+    assert all(total <= 64 or len(lane) == 1 for lane, total in zip(lanes, fill))
+    # Two lanes that are at most half full would have been one.
+    assert sum(total <= 32 for total in fill) <= 1

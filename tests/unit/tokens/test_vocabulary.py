@@ -48,8 +48,8 @@ def test_a_value_lies_between_two_bins_by_its_quantile(records):
     vocabulary = Vocabulary.fit([records], 5)
     encoding = vocabulary.encode(records)
     valued = ~np.isnan(records.value)
-    block = (vocabulary.valued.index("LOINC//2345-7") + 1) * vocabulary.bins
-    place = (encoding.bin + encoding.fraction)[valued] - block
+    assert encoding.block[records.codes.index("LOINC//2345-7")] == vocabulary.valued.index("LOINC//2345-7") + 1
+    place = (encoding.bin + encoding.fraction)[valued]
     order = np.argsort(records.value[valued])
     assert np.all(np.diff(place[order]) >= 0)
     assert place.min() >= 0 and place.max() <= vocabulary.bins - 1

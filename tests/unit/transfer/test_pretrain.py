@@ -1,8 +1,10 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -11,29 +13,38 @@ import pytest
 import torch
 
 from ehr_tl import schema
+from ehr_tl.errors import PipelineError, RunError
 from ehr_tl.models import training
-from ehr_tl.models.network import EhrConfig
+from ehr_tl.models.checkpoint import load_checkpoint
 from ehr_tl.tokens.batches import collate
 from ehr_tl.tokens.sequences import build_sequences
 from ehr_tl.tokens.vocabulary import Vocabulary
-from ehr_tl.transfer.card import pretraining_card
-from ehr_tl.transfer.foresight import Foresight, next_codes, read_hospital
-from ehr_tl.transfer.pretrain import PretrainConfig, pretrain
+from ehr_tl.transfer.foresight import Foresight, read_hospital
+from ehr_tl.transfer.held_out import TEST, TRAIN, VALIDATION, parts
+from ehr_tl.transfer.loop import exercise
+from ehr_tl.transfer.objectives import Exercise, Objective, next_slot
+from ehr_tl.transfer.pretrain import prepare, pretrain, pretrain_folders, train
+from ehr_tl.transfer.recipe import NetworkConfig, Recipe, TrainingConfig, load_recipe
+from ehr_tl.transfer.seen import refuse_seen
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "buckets": 64}
-CONFIG = PretrainConfig(epochs=3, queries=3, batch_subjects=8, min_subjects=5, validation=0.2)
+SMALL = NetworkConfig(width=32, layers=1, heads=2, feed_forward=64, buckets=64)
+QUICK = TrainingConfig(epochs=3, queries=3, batch_slots=256, lane_slots=64, min_subjects=5, horizons_days=(30, 365))
+RECIPE = Recipe("small", "A small one", network=SMALL, training=QUICK)
 START = datetime(2020, 1, 1)
+
+
+def day(number):
+    return START + timedelta(days=number)
 
 
 def rows(*moments):
     return pl.DataFrame(
-        {"subject_id": [s for s, _ in moments], "prediction_time": [START + timedelta(days=d) for _, d in moments]},
+        {"subject_id": [s for s, _ in moments], "prediction_time": [day(d) for _, d in moments]},
         schema={"subject_id": pl.Int64, "prediction_time": schema.TIME},
     )
 
 
 def test_targets_are_what_follows_within_the_horizon(write_events):
-    day = lambda d: START + timedelta(days=d)
     facts = [(1, day(0), "X//a"), (1, day(10), "X//b"), (1, day(40), "X//a"), (1, day(60), "MEDS_DEATH")]
     facts += [(2, day(5), "X//c"), (2, day(300), "X//a")]
     source = read_hospital(write_events(facts, {"X//b": ["X//up"]}, end=day(100)), 24)
@@ -46,15 +57,20 @@ def test_targets_are_what_follows_within_the_horizon(write_events):
     assert closed.tolist() == [[True, True], [True, True], [True, True], [True, False]]
 
 
-def test_the_next_slot_is_that_of_the_same_subject(write_events):
-    day = lambda d: START + timedelta(days=d)
+def test_the_next_slot_is_that_of_the_same_sequence(write_events):
     facts = [(1, day(0), "X//a"), (1, day(1), "X//b"), (1, day(1), "X//c"), (1, day(2), "X//a"), (2, day(0), "X//d")]
-    source = read_hospital(write_events(facts), 24)
-    asked = build_sequences(source.records, rows((1, 9), (2, 9)), 8)
-    batch = collate(asked, asked.group(np.arange(2)), Vocabulary.fit([source.records], 1).encode(source.records))
-    place, code, weight = next_codes(batch, len(source.records.codes))
-    found = sorted(zip(place.tolist(), [source.records.codes[c] for c in code], weight.tolist()))
-    assert found == [(0, "X//b", 0.5), (0, "X//c", 0.5), (1, "X//a", 1.0)]
+    values = [(s, day(d), "X//v", 10.0 * d, "mg") for s in (1, 2) for d in range(10)]
+    source = read_hospital(write_events(facts + values), 24)
+    asked = build_sequences(source.records, rows((1, 2), (2, 1)), 8)
+    encoding = Vocabulary.fit([source.records], 1).encode(source.records)
+    batch = collate(asked, [asked.group(np.arange(2))], encoding)
+    following = next_slot(batch, len(source.records.codes))
+    names = [source.records.codes[code] for code in following.code]
+    assert sorted(zip(following.place.tolist(), names)) == [(0, "X//b"), (0, "X//c"), (0, "X//v")]
+    assert following.weight == pytest.approx(1 / 3)
+    # A value of 10 on day 1 is asked for after day 0; nobody's day 0 follows another's last day.
+    assert following.valued_place.tolist() == [0]
+    assert 0 < following.bin[0] + following.fraction[0] < encoding.bin.max()
 
 
 def test_prediction_times_lie_in_the_honest_range(hospital):
@@ -68,38 +84,87 @@ def test_prediction_times_lie_in_the_honest_range(hospital):
     assert (joined["prediction_time"] <= events.export.end).all()
 
 
-def test_the_loss_falls_and_the_seed_fixes_the_result(hospital, tmp_path):
-    sources = [hospital(40), hospital(30, 1, tmp_path / "second")]
-    first, again = (pretrain(sources, CONFIG, EhrConfig(**SMALL), tmp_path / name) for name in ("a", "b"))
-    losses = [epoch["validation_loss"] for epoch in first.history]
-    assert losses[-1] < losses[0] and first.history == again.history
-    assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), again.model.state_dict().values()))
-    card = pretraining_card("small", first, CONFIG, sources)
-    assert "synthetic" in card and "hospital: 40 subjects" in card and "must not be used" in card
+def test_where_dates_are_shifted_nothing_is_foretold_at_random_times(hospital):
+    events = hospital(20)
+    source = replace(read_hospital(events, 24), follows=False)
+    asked = source.random_rows(50, np.arange(20), np.random.default_rng(0))
+    last = events.scan().filter(pl.col("code") != schema.DEATH).group_by("subject_id").agg(pl.col("time").max())
+    joined = asked.join(last.collect(), on="subject_id")
+    assert joined.height == 20 and (joined["prediction_time"] == joined["time"]).all()
 
 
-def test_a_state_of_other_settings_is_not_taken_up(hospital, tmp_path):
-    sources = [hospital(20)]
-    pretrain(sources, CONFIG, EhrConfig(**SMALL), tmp_path / "state")
-    other = PretrainConfig(**{**CONFIG.__dict__, "epochs": 1, "learning_rate": 5e-4})
-    assert len(pretrain(sources, other, EhrConfig(**SMALL), tmp_path / "state").history) == 1
+@pytest.fixture
+def prepared(hospital, tmp_path):
+    return prepare([hospital(40), hospital(30, 1, tmp_path / "second")], RECIPE)
+
+
+def test_nothing_of_who_does_not_train_reaches_the_vocabulary(write_events, tmp_path):
+    part = parts(np.arange(1, 200))
+    ids = {name: (np.flatnonzero(part == name) + 1).tolist() for name in (TRAIN, VALIDATION, TEST)}
+    facts = [(s, day(d), f"X//{name}", float(d), "mg") for name, some in ids.items() for s in some for d in range(3)]
+    found = prepare([write_events(facts, end=day(100))], RECIPE)
+    assert "X//train" in found.vocabulary.codes
+    assert not {"X//validation", "X//test"} & {*found.vocabulary.codes, *found.vocabulary.edges}
+    _, seen = found.subjects(TRAIN, VALIDATION)[0]
+    assert sorted(seen.tolist()) == sorted(ids[TRAIN] + ids[VALIDATION])
+
+
+def test_the_losses_fall_and_the_seed_fixes_the_result(prepared, tmp_path):
+    first, again, other = (train(prepared, seed, tmp_path / name) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    losses = [epoch["validation"]["loss"] for epoch in first.progress.history]
+    assert losses[-1] < losses[0] and first.progress.history == again.progress.history
+    weights = [trained.model.state_dict() for trained in (first, again, other)]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[2].values()))
+
+
+def test_a_batch_of_packed_sequences_has_the_loss_of_the_same_ones_apart(prepared):
+    source = prepared.sources[0]
+    drawn = source.draw(TRAIN, 3, 16, np.random.default_rng(0))
+    trained = Objective(train(replace(prepared, recipe=RECIPE), 0, prepared.events[0].folder / "s").model, QUICK, False)
+    found = []
+    for lanes in ([drawn.every()], [[sequence] for sequence in drawn.every()]):
+        batch = drawn.reading.batch(lanes)
+        following = next_slot(batch, len(drawn.reading.asked.records.codes))
+        with torch.no_grad():
+            parts_, _ = trained.parts(Exercise(drawn, batch, batch, following))
+        found.append({name: float(loss) for name, loss in parts_.items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and set(found[0]) == {"codes", "values", "outcomes"}
+
+
+def test_what_is_hidden_is_not_shown_but_asked_for(prepared):
+    drawn = prepared.sources[0].draw(TRAIN, 3, 64, np.random.default_rng(0))
+    lanes = [[sequence] for sequence in drawn.every()]
+    shown = exercise(drawn, lanes, replace(QUICK, event_dropout=0.9), np.random.default_rng(0))
+    assert len(shown.seen.code) < 0.6 * len(shown.batch.code)
+    assert len(shown.following.place) == len(next_slot(shown.batch, len(shown.hidden)).place)
+
+
+def test_a_state_of_other_settings_is_not_taken_up(prepared, tmp_path):
+    train(prepared, 0, tmp_path / "state")
+    other = replace(prepared, recipe=replace(RECIPE, training=replace(QUICK, epochs=1, learning_rate=5e-4)))
+    assert len(train(other, 0, tmp_path / "state").progress.history) == 1
 
 
 SCRIPT = """
 import sys, pathlib
 sys.path.insert(0, {repository!r})
 from ehr_tl.events import Events
-from ehr_tl.models.network import EhrConfig
-from ehr_tl.transfer.pretrain import PretrainConfig, pretrain
-pretrain([Events({events!r})], PretrainConfig(**{config!r}), EhrConfig(**{small!r}), pathlib.Path({state!r}))
+from ehr_tl.transfer import loop
+from ehr_tl.transfer.pretrain import prepare, train
+from ehr_tl.transfer.recipe import load_recipe
+loop._SAVE_SECONDS = 0.0
+train(prepare([Events({events!r})], load_recipe({recipe!r})), 0, pathlib.Path({state!r}))
 """
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_same_weights(hospital, tmp_path, repository):
-    events, state = hospital(40), tmp_path / "state"
-    config = {**CONFIG.__dict__, "epochs": 12}
-    values = {"repository": str(repository), "events": str(events.folder), "config": config}
-    script = SCRIPT.format(**values, small=SMALL, state=str(state))
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_weights(hospital, tmp_path, repository):
+    events, state, recipe = hospital(40), tmp_path / "state", tmp_path / "recipe.yaml"
+    network = {key: value for key, value in SMALL.__dict__.items()}
+    settings = {**QUICK.__dict__, "epochs": 6, "batch_slots": 64, "horizons_days": [30, 365]}
+    told = {"name": "small", "title": "A small one", "network": network, "training": settings}
+    recipe.write_text(json.dumps(told))
+    script = SCRIPT.format(repository=str(repository), events=str(events.folder), recipe=str(recipe), state=str(state))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     deadline = time.monotonic() + 60
@@ -107,16 +172,50 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_weights(hospital, tmp_path,
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    whole = PretrainConfig(**config)
-    resumed = pretrain([events], whole, EhrConfig(**SMALL), state)
-    straight = pretrain([events], whole, EhrConfig(**SMALL), tmp_path / "other")
-    assert resumed.history == straight.history
+    ready = prepare([events], load_recipe(recipe))
+    resumed, straight = train(ready, 0, state), train(ready, 0, tmp_path / "other")
+    assert resumed.progress.history == straight.progress.history
     for name, tensor in straight.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
-def test_an_export_without_an_end_is_refused(write_events):
-    from ehr_tl.errors import RunError
+def test_a_checkpoint_is_written_continued_and_knows_whom_it_has_seen(hospital, tmp_path, capsys):
+    sources = [hospital(40), hospital(30, 1, tmp_path / "second")]
+    first = load_checkpoint(pretrain(sources, RECIPE, tmp_path / "first"))
+    assert "synthetic" in first.card and not (tmp_path / "first.state").exists()
+    ours = hospital(30, 2, tmp_path / "ours")
+    subjects = ours.subjects["subject_id"].to_numpy()
+    held = subjects[:10]
+    pl.DataFrame({"subject_id": held}).write_parquet(tmp_path / "held.parquet")
+    brief = tmp_path / "brief.yaml"
+    brief.write_text("name: brief\ntitle: A short one\ntraining: {epochs: 1, batch_slots: 256, min_subjects: 5}\n")
+    told = {"recipe": brief, "start": tmp_path / "first", "exclude": tmp_path / "held.parquet"}
+    second = load_checkpoint(pretrain_folders([ours.folder], tmp_path / "next", **told))
+    assert second.vocabulary.codes[: len(first.vocabulary.codes)] == first.vocabulary.codes
+    assert second.model.config.outcomes == first.model.config.outcomes
+    assert not torch.equal(first.model.words.weight, second.model.words.weight)
+    refuse_seen(tmp_path / "next", ours, held)
+    for events, some in ((ours, subjects[10:]), (sources[0], sources[0].subjects["subject_id"].to_numpy())):
+        with pytest.raises(Exception, match="was pretrained on"):
+            refuse_seen(tmp_path / "next", events, some)
 
+
+def test_nobody_left_and_no_end_are_refused(hospital, write_events, tmp_path):
+    events = hospital(20)
+    with pytest.raises(RunError, match="Nobody is left"):
+        prepare([events], RECIPE, exclude=events.subjects["subject_id"].to_numpy())
     with pytest.raises(RunError, match="when its export ended"):
-        read_hospital(write_events([(1, START, "X//a")], end=None), 24)
+        read_hospital(write_events([(1, START, "X//a")], folder=tmp_path / "open", end=None), 24)
+
+
+@pytest.mark.parametrize("name", ["ehr_tl_base", "continued"])
+def test_shipped_recipes_are_read(name):
+    assert load_recipe(name).name == name
+
+
+def test_a_recipe_is_read_strictly(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: r\ntitle: R\ntraining: {epoch: 1}\n")
+    with pytest.raises(PipelineError, match="Did you mean 'epochs'"):
+        load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(PipelineError, match="There is no recipe 'bas'"):
+        load_recipe("bas")
