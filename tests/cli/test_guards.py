@@ -375,7 +375,8 @@ def test_verbose_may_come_last(ehr_tl, tmp_path) -> None:
 def test_the_commands_are_told_in_whole_lines(ehr_tl, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     told = ehr_tl("--help").out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
-    assert len(told) == len(get_command(app).commands) and all(line.endswith(".") and not line.endswith("...") for line in told)
+    assert len(told) == len(get_command(app).commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in told)
     assert max(map(len, told)) <= 80
 
 
