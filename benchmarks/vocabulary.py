@@ -327,7 +327,12 @@ def _nobody(hospital: Hospital) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _same_subjects(one: Events, other: Events) -> bool:
-    return bool(one.subjects["subject_id"].is_in(other.subjects["subject_id"].implode()).mean() > 0.5)
+    """Whether most of two folders' subjects were born on the same day; ids of two hospitals may be the same."""
+    born = [
+        each.scan().filter(pl.col("code") == schema.BIRTH).select("subject_id", pl.col("time").dt.date()).collect()
+        for each in (one, other)
+    ]
+    return born[0].join(born[1], on=["subject_id", "time"], how="semi").height > one.subjects.height / 2
 
 
 def _rows(hospital: Hospital, chosen: np.ndarray) -> pl.DataFrame:
