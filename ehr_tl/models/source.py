@@ -64,6 +64,10 @@ class SourceModels:
         found = features.build(events, rows, self.tasks[name]["windows_days"])
         return self.models[name].logit(found, np.arange(rows.height))
 
+    def answer(self, name: str, events: Events, rows: pl.DataFrame) -> np.ndarray | None:
+        """What `score` gives; None where there is no model for the task."""
+        return self.score(name, events, rows) if name in self.models else None
+
     def save(self, folder: Path) -> None:
         """Writes `tasks.json` and the trees into a folder, whole or not at all."""
         with whole(folder) as temporary:

@@ -251,7 +251,10 @@ def _subgroups(task: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _by_model(found: Mapping[str, Mapping[str, Any]]) -> str:
-    return "; ".join(f"{model} {_estimate(each['auroc'])}" for model, each in found.items()) or "-"
+    """The AUROC of each model; a dash where none is stated."""
+    if all(each["auroc"]["value"] is None for each in found.values()):
+        return "-"
+    return "; ".join(f"{model} {_estimate(each['auroc'])}" for model, each in found.items())
 
 
 def _estimate(found: Mapping[str, Any]) -> str:

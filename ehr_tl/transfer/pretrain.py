@@ -151,7 +151,7 @@ def prepare(
     members = [_members(each, start is not None, exclude) for each in hospitals]
     if not any(len(each[TRAIN]) for each in members):
         raise RunError("Nobody is left to learn from", expected="subjects that are not excluded")
-    tasks = label_tasks(events, recipe.tasks)
+    tasks = label_tasks(events, recipe.tasks, exclude)
     vocabulary = _vocabulary(hospitals, [each[TRAIN] for each in members], recipe, start)
     network = _network(hospitals, vocabulary, tasks, recipe, start)
     outcomes, horizons = network.outcomes, network.horizons_days
@@ -219,7 +219,7 @@ def examined(checkpoint: Checkpoint, prepared: Prepared, part: str) -> dict[str,
     """How a checkpoint does on a part of the sources' subjects (`examination.examine`)."""
     scorers = {}
     if checkpoint.source is not None:
-        scorers["lightgbm"] = checkpoint.source.score
+        scorers["lightgbm"] = checkpoint.source.answer
     if checkpoint.model.config.tasks:
         scorers["transformer"] = checkpoint.answer
     losses = validate(checkpoint.model, prepared.sources, prepared.recipe.training, 0, part)

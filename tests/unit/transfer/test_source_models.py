@@ -72,6 +72,7 @@ def test_saved_and_opened_they_score_the_same(two, source_task, tmp_path):
     assert scores[0].std() > 0.1 and np.array_equal(*scores)
     with pytest.raises(CheckpointError, match=r"no source model 'other'.*decline"):
         opened.score("other", two[1].events, two[1].rows)
+    assert opened.answer("other", two[1].events, two[1].rows) is None
 
 
 def test_files_that_do_not_belong_together_are_refused(two, source_task, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from ehr_tl.errors import CohortError, PipelineError
 from ehr_tl.events import Events
 from ehr_tl.files import write_json
+from ehr_tl.transfer.pretrain import prepare
+from ehr_tl.transfer.recipe import Recipe, TrainingConfig
 from ehr_tl.transfer.tasks import label_tasks
 
 END = datetime(2026, 1, 1)
@@ -85,3 +87,9 @@ def test_two_pipelines_of_one_name_are_refused(source, pipeline):
 def test_rows_of_those_to_be_held_out_are_left_out(source, pipeline):
     (task,) = label_tasks([source("a")], {"test": [pipeline("death")]}, exclude=np.array([2, 7]))
     assert task.labels[0]["subject_id"].to_list() == [1]
+
+
+def test_whoever_is_excluded_from_pretraining_labels_no_task(source, pipeline):
+    recipe = Recipe("small", "Small", {"test": (pipeline("death"),)}, training=TrainingConfig(min_subjects=1))
+    prepared = prepare([source("a")], recipe, exclude=np.array([2]))
+    assert [rows["subject_id"].to_list() for rows in prepared.tasks[0].labels.values()] == [[1]]
