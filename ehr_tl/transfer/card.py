@@ -84,15 +84,13 @@ the network's own head. A question labelled by synthetic records alone is marked
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-### By source
+### By source, sex and age
+
+AUROC where at least ten people had the outcome and ten had not; `-` where fewer.
 
 | question | source | rows | with outcome | AUROC |
 | --- | --- | --- | --- | --- |
 {sources}
-
-### By sex and age
-
-AUROC where at least ten people had the outcome and ten had not; `-` where fewer.
 
 | question | group | rows | with outcome | AUROC |
 | --- | --- | --- | --- | --- |

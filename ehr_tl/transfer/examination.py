@@ -10,7 +10,7 @@ import polars as pl
 
 from ehr_tl.evaluate.intervals import Bootstrap
 from ehr_tl.evaluate.metrics import auroc, brier, calibration_slope
-from ehr_tl.evaluate.subgroups import by_subgroup, demographics
+from ehr_tl.evaluate.subgroups import FEWEST, by_subgroup, demographics
 from ehr_tl.events import Events
 from ehr_tl.transfer.tasks import SourceTask
 
@@ -109,8 +109,8 @@ def _examined(scored: pl.DataFrame, sources: Sequence[Events]) -> dict[str, Any]
 
 
 def _ranked(part: pl.DataFrame, models: Sequence[str]) -> dict[str, Any]:
-    """AUROC of each model at one source; nothing where it has only one label."""
-    if part["label"].n_unique() < 2:
+    """AUROC of each model at one source; nothing where too few people had the outcome, or were spared it."""
+    if min(part.filter(label=label)["subject_id"].n_unique() for label in (0, 1)) < FEWEST:
         return {"models": {}}
     boot = _bootstrap(part, models, {"auroc": auroc})
     return {"models": {model: {"auroc": boot.estimate(model, "auroc")} for model in models}}

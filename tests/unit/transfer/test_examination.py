@@ -52,6 +52,8 @@ def test_one_part_is_examined_over_all_sources(two, source_task):
         ("a", rows[0].height),
         ("b", rows[1].height),
     ]
+    few = [each for each in told["sources"] if each["positives"] < 10]
+    assert len(few) == 1 and few[0]["models"] == {} and "knows" in told["sources"][0]["models"]
     json.dumps(found, allow_nan=False)
 
 
