@@ -78,12 +78,12 @@ hospitals are the same: at another one expect less, and measure it there.
 {before}"""
 
 _HELD_OUT = (
-    "One subject in ten was held out to choose (`validation`), one in ten to be examined once (`test`), by a hash of its\n"
-    "id."
+    "One subject in ten was held out to choose (`validation`), one in ten to be examined once (`test`), by a hash of "
+    "its id."
 )
 _CONTINUED = (
-    "One subject in ten was held out to choose (`validation`), by a hash of its id. It goes on from `{name}`, whose card\n"
-    "stands at the end: the sources, licences and limits there are its own, too."
+    "One subject in ten was held out to choose (`validation`), by a hash of its id. It goes on from `{name}`, whose "
+    "card stands at the end: the sources, licences and limits there are its own, too."
 )
 _BEFORE = """
 ## Card of the checkpoint before, {name}
