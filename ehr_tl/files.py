@@ -52,6 +52,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         remove(temporary)
 
 
+def check_place(path: Path) -> None:
+    """Whether `path` can be made, asked before long work begins.
+
+    Raises:
+        OSError: It cannot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(path.with_name(f".{path.name}.{os.getpid()}.partial"))
+
+
 def _remove_orphans(path: Path) -> None:
     """Removes what this process, or one that is no more, left half written of `path`."""
     for each in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):

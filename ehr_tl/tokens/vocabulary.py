@@ -97,7 +97,8 @@ class Vocabulary:
 
         Args:
             sources: Each hospital's records; the same subject id in two of them means two people.
-            min_subjects: Fewest subjects who have a code, or one of its descendants, for it to be known.
+            min_subjects: Fewest subjects who have a code, or one of its descendants, for it to be known; and who
+                have its value in a unit, for that unit to be.
             buckets: Number of hash buckets for the words of descriptions.
             subjects: Each hospital's subjects (positions) to learn from; None: all.
         """
@@ -114,24 +115,29 @@ class Vocabulary:
     def _learn(self, sources: list[tuple[Records, np.ndarray | None]], min_subjects: int) -> Vocabulary:
         counts: dict[str, int] = {}
         values: dict[tuple[str, str], list[np.ndarray]] = {}
+        owners: dict[tuple[str, str], int] = {}
         descriptions, parents = dict(self.descriptions), dict(self._hierarchy.parents)
         for records, chosen in sources:
             subjects = np.arange(len(records.subjects)) if chosen is None else np.unique(chosen)
             events = _events_of(records, subjects)
             for code, number in _subjects_per_code(records, subjects, events).items():
                 counts[code] = counts.get(code, 0) + number
-            for pair, found in _values_per_pair(records, events):
+            for pair, found, number in _values_per_pair(records, events):
                 values.setdefault(pair, []).append(found)
+                owners[pair] = owners.get(pair, 0) + number
             descriptions = {**records.descriptions, **descriptions}
             parents = {**records.parents, **parents}
         new = sorted(code for code, n in counts.items() if n >= min_subjects and code not in self._number)
-        edges = {code: dict(units) for code, units in self.edges.items()}
-        for (code, unit), found in sorted(values.items()):
-            every = np.concatenate(found)
-            if len(every) >= _FEWEST_VALUES and unit not in edges.get(code, {}):
-                edges.setdefault(code, {})[unit] = [float(f"{q:.6g}") for q in np.quantile(every, QUANTILES)]
         codes = [*self.codes, *new]
         known = set(codes)
+        edges = {code: dict(units) for code, units in self.edges.items()}
+        for (code, unit), found in sorted(values.items()):
+            # A code, a unit or values of a few people may point at them: what only they have is not written down.
+            if code not in known or owners[code, unit] < min_subjects or unit in edges.get(code, {}):
+                continue
+            every = np.concatenate(found)
+            if len(every) >= _FEWEST_VALUES:
+                edges.setdefault(code, {})[unit] = [float(f"{q:.6g}") for q in np.quantile(every, QUANTILES)]
         valued = [*self.valued, *sorted(code for code in edges if code in known and code not in self._block)]
         return Vocabulary(
             codes,
@@ -290,9 +296,10 @@ def _by_pair(records: Records, positions: np.ndarray) -> Iterable[tuple[int, np.
             yield int(records.pair[group[0]]), group
 
 
-def _values_per_pair(records: Records, events: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Code, unit and values of the kinds of event among events (positions)."""
+def _values_per_pair(records: Records, events: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray, int]]:
+    """Code and unit, values and number of subjects of the kinds of event among events (positions)."""
     valued = events[~np.isnan(records.value[events])]
     for pair, positions in _by_pair(records, valued):
         code, unit = records.pairs[pair]
-        yield (records.codes[code], unit), records.value[positions]
+        owner = np.searchsorted(records.first_event, positions, "right")
+        yield (records.codes[code], unit), records.value[positions], len(np.unique(owner))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -63,17 +64,23 @@ class Hospital:
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
 
-def read_hospital(events: Events, slot_hours: float) -> Hospital:
+def read_hospital(events: Events, slot_hours: float, exclude: np.ndarray | None = None) -> Hospital:
     """Reads one source; slots are as wide as its adapter says, else `slot_hours`.
+
+    Of subjects whose ids are in `exclude` nothing is read, not even which codes they have.
 
     Raises:
         RunError: The export's end is not known.
     """
     if events.export.end is None:
         raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
-    records = read_records(events, slot_hours=events.export.slot_hours or slot_hours)
+    subjects = events.subjects["subject_id"].unique().sort().to_numpy()
+    kept = pl.DataFrame({"subject_id": subjects[~np.isin(subjects, [] if exclude is None else exclude)]})
+    rows = kept.with_columns(prediction_time=pl.lit(datetime.max, schema.TIME))
+    records = read_records(events, None if exclude is None else rows, events.export.slot_hours or slot_hours)
     deaths = events.scan().filter((pl.col("code") == schema.DEATH) & pl.col("time").is_not_null())
-    known = deaths.group_by("subject_id").agg(pl.col("time").min().dt.timestamp("us")).collect()
+    dead = deaths.group_by("subject_id").agg(pl.col("time").min().dt.timestamp("us"))
+    known = dead.join(kept.lazy(), on="subject_id", how="semi").collect()
     death = np.full(len(records.subjects), _NEVER)
     death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].to_numpy()
     opens = events.export.index_from

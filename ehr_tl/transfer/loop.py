@@ -7,17 +7,19 @@ optimiser's moments and the number of steps done are all that there is to know.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from ehr_tl.errors import RunError
 from ehr_tl.models import training
 from ehr_tl.models.network import FUSED, HALVES, EhrModel
 from ehr_tl.progress import Bar, bar
@@ -28,6 +30,8 @@ from ehr_tl.transfer.sources import Drawn, Lanes, Source, steps
 from ehr_tl.transfer.validation import validate
 
 log = logging.getLogger("ehr_tl")
+
+T = TypeVar("T")
 
 _SAVE_SECONDS = 120.0  # between two states: what a kill can cost
 _MOST_VALUES = 4096  # of the next slots that one step asks for
@@ -66,6 +70,7 @@ class Loop:
         seed: Fixes everything random.
         state: Folder of the state, in safetensors and JSON.
         tensorboard: Folder for TensorBoard's logs; None: none are written.
+        given: Stands for the weights and records that it begins with; a state of others is not taken up.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Loop:
         seed: int,
         state: Path,
         tensorboard: Path | None = None,
+        given: str = "",
     ):
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
@@ -90,6 +96,7 @@ class Loop:
         self.objective, self.optimiser = self.accelerator.prepare(objective, optimiser)
         self.settings = {**asdict(config), "horizons_days": list(config.horizons_days), "seed": seed}
         self.settings["network"] = network.config.to_dict()
+        self.settings.update(given=given, processes=self.accelerator.num_processes)
         self.tensorboard = tensorboard if self.accelerator.is_main_process else None
 
     def run(self) -> Progress:
@@ -127,6 +134,12 @@ class Loop:
                 saved = now
         losses = {name: round(total / count, 4) for name, (total, count) in sums.items()}
         held_out = validate(self.network, self.sources, self.config, self.seed)
+        if not math.isfinite(losses["loss"] + held_out["loss"]):
+            raise RunError(
+                "The loss is no number any more: the training has diverged",
+                expected="weights that stay finite",
+                fix="lower learning_rate in the recipe",
+            )
         history = [*done.history, {"epoch": done.epoch + 1, TRAIN: losses, VALIDATION: held_out}]
         _tell(board, {f"{VALIDATION} {name}": value for name, value in held_out.items()}, done.slots + slots)
         seconds = done.seconds + time.monotonic() - began
@@ -140,20 +153,19 @@ class Loop:
             drawn = source.draw(TRAIN, self.config.queries, self.network.config.max_slots, rng)
             batches = steps(drawn.sequences(rng), self.config.batch_slots, self.config.lane_slots)
             work += [(drawn, lanes) for lanes in batches]
+        if not work:
+            raise RunError("Nobody's record has anything to learn from", expected="events before the export's end")
         mixed = [work[i] for i in rng.permutation(len(work))]
-        processes = self.accelerator.num_processes
-        whole = len(mixed) // processes * processes or len(mixed)  # as many for each process
-        return mixed[:whole][self.accelerator.process_index :: processes] or mixed
+        return shared(mixed, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _step(self, drawn: Drawn, lanes: Lanes, epoch: int, step: int, count: int) -> dict[str, float]:
         rng = np.random.default_rng((self.seed, epoch, step, self.accelerator.process_index))
         training.set_rate(self.optimiser, self.config.learning_rate, (epoch + step / count) / self.config.epochs)
         total, parts = self.objective(exercise(drawn, lanes, self.config, rng))
         self.optimiser.zero_grad(set_to_none=True)
-        if total.requires_grad:
-            self.accelerator.backward(total)
-            self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
-            self.optimiser.step()
+        self.accelerator.backward(total)
+        self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimiser.step()
         return {"loss": float(total.detach()), **{name: float(loss) for name, loss in parts.items()}}
 
     def _save(self, done: Progress) -> None:
@@ -165,7 +177,22 @@ class Loop:
         modules = {"network": self.network}
         notes = training.load_state(self.state, modules, _plain(self.optimiser), self.settings)
         self.accelerator.wait_for_everyone()
+        if notes is None and (self.state / training.STATE).exists():
+            log.warning("%s is not of this training, or broken: it begins anew", self.state / training.STATE)
         return None if notes is None else Progress(**notes)
+
+
+def shared(work: list[T], process: int, processes: int) -> list[T]:
+    """What one of several processes does of the work: as much as any other, since they wait for each other.
+
+    Examples:
+        >>> [shared([1, 2, 3, 4, 5], process, 2) for process in range(2)]
+        [[1, 3], [2, 4]]
+        >>> [shared([1, 2], process, 3) for process in range(3)]
+        [[1], [2], [1]]
+    """
+    each = max(1, len(work) // processes)
+    return [work[(number * processes + process) % len(work)] for number in range(each)]
 
 
 def exercise(drawn: Drawn, lanes: Lanes, config: TrainingConfig, rng: np.random.Generator) -> Exercise:

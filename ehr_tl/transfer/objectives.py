@@ -114,8 +114,9 @@ class Objective(nn.Module):
         """The loss that is minimised, and its parts by name; a part that a source has nothing for is left out."""
         device = self.network.device
         with torch.autocast(device.type, torch.bfloat16) if self.half else nullcontext():
-            parts, _ = self.parts(exercise)
-        total = sum((self.weights[name] * loss for name, loss in parts.items()), torch.zeros((), device=device))
+            parts, query = self.parts(exercise)
+        # Of a batch that asks nothing a loss of 0 is taken back, too: other processes wait for its gradients.
+        total = sum(self.weights[name] * loss for name, loss in parts.items()) if parts else query.float().sum() * 0
         return total, {name: loss.detach() for name, loss in parts.items()}
 
     def parts(self, exercise: Exercise) -> tuple[dict[str, Tensor], Tensor]:

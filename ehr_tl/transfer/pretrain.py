@@ -8,6 +8,7 @@ with a hospital's local codes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import torch
 from ehr_tl import schema
 from ehr_tl.errors import RunError
 from ehr_tl.events import Events
-from ehr_tl.files import remove, whole, write_json
+from ehr_tl.files import check_place, remove, whole, write_json
 from ehr_tl.models import training
 from ehr_tl.models.checkpoint import (
     CARD,
@@ -79,6 +80,25 @@ class Prepared:
     sources: tuple[Source, ...]
     seconds: float
 
+    def fingerprint(self) -> str:
+        """A hash of what it starts from and of all that it learns from: another training's state is of no use to it."""
+        digest = hashlib.blake2b(digest_size=16)
+        if self.start is not None:
+            for tensor in self.start.model.state_dict().values():
+                digest.update(tensor.numpy().tobytes())
+        for source in self.sources:
+            hospital, labels = source.hospital, source.labels
+            records, encoding = hospital.records, source.encoding
+            digest.update(repr((records.slot_hours, hospital.opens, hospital.closes, hospital.follows)).encode())
+            for array in (
+                *(records.subjects, records.birth, records.gender, records.time, records.code, hospital.death),
+                *vars(encoding).values(),
+                *(labels.rows["subject_id"].to_numpy(), labels.rows["prediction_time"].to_numpy(), labels.values),
+                *source.members.values(),
+            ):
+                digest.update(repr(array.shape).encode() + array.tobytes())
+        return digest.hexdigest()
+
     def subjects(self, *chosen: str) -> list[tuple[Events, np.ndarray]]:
         """Each source with the ids of its subjects in some parts."""
         return [
@@ -132,11 +152,13 @@ def pretrain(
         RunError: A source's export has no end, or nobody is left to learn from.
         CohortError: No source can label a task that its adapter should.
     """
+    place = out.absolute()
+    state = place.with_name(place.name + ".state")
+    check_place(state)
     prepared = prepare(events, recipe, start, exclude)
-    state = out.with_name(out.name + ".state")
     trained = train(prepared, seed, state, tensorboard)
     if trained.main:
-        write(out, prepared, trained)
+        write(place, prepared, trained)
         remove(state)
     return out
 
@@ -147,8 +169,9 @@ def prepare(
     """Reads and labels the sources, and fits the vocabulary on those who train; see `pretrain`."""
     began = time.monotonic()
     slot_hours = start.model.config.slot_hours if start else recipe.network.slot_hours
-    hospitals = [read_hospital(each, slot_hours) for each in events]
-    members = [_members(each, start is not None, exclude) for each in hospitals]
+    _check_excluded(events, exclude)
+    hospitals = [read_hospital(each, slot_hours, exclude) for each in events]
+    members = [_members(each, start is not None) for each in hospitals]
     if not any(len(each[TRAIN]) for each in members):
         raise RunError("Nobody is left to learn from", expected="subjects that are not excluded")
     tasks = label_tasks(events, recipe.tasks, exclude)
@@ -176,7 +199,7 @@ def train(prepared: Prepared, seed: int, state: Path, tensorboard: Path | None =
         model = extended(start.model, prepared.vocabulary) if start else EhrModel(prepared.network)
     if not start:
         _set_base_rates(model, prepared, seed)
-    loop = Loop(model, prepared.sources, prepared.recipe.training, seed, state, tensorboard)
+    loop = Loop(model, prepared.sources, prepared.recipe.training, seed, state, tensorboard, prepared.fingerprint())
     progress = loop.run()
     round_to_half(model)
     return Pretrained(model.eval(), progress, seed, loop.accelerator.is_main_process)
@@ -227,14 +250,23 @@ def examined(checkpoint: Checkpoint, prepared: Prepared, part: str) -> dict[str,
     return examine(prepared.events, prepared.tasks, part, scorers, losses)
 
 
-def _members(hospital: Hospital, continued: bool, exclude: np.ndarray | None) -> dict[str, np.ndarray]:
+def _check_excluded(events: Many[Events], exclude: np.ndarray | None) -> None:
+    if exclude is None or not len(exclude):
+        return
+    if not any(np.isin(each.subjects["subject_id"].to_numpy(), exclude).any() for each in events):
+        raise RunError(
+            f"None of the {len(exclude):,} subjects to exclude is in the events",
+            expected="ids (subject_id) of the same events folder",
+            fix="take the cohort of a run on these events, or leave --exclude out",
+        )
+
+
+def _members(hospital: Hospital, continued: bool) -> dict[str, np.ndarray]:
     """Positions of the subjects of each part. Where pretraining is continued, nobody is set aside for a last test."""
-    subjects = hospital.records.subjects
-    part = parts(subjects)
+    part = parts(hospital.records.subjects)
     if continued:
         part = np.where(part == TEST, TRAIN, part)
-    wanted = ~np.isin(subjects, exclude) if exclude is not None else np.ones(len(subjects), dtype=bool)
-    return {name: np.flatnonzero((part == name) & wanted) for name in PARTS}
+    return {name: np.flatnonzero(part == name) for name in PARTS}
 
 
 def _vocabulary(
@@ -356,6 +388,11 @@ def pretrain_folders(
         tensorboard: Folder for TensorBoard's logs.
     """
     _check_out(out, start)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError(
+            "An events folder is named twice: its patients would count as others",
+            expected="each hospital once",
+        )
     begin = load_own_checkpoint(start) if start is not None else None
     return pretrain(
         [Events(folder) for folder in folders],
@@ -371,7 +408,8 @@ def pretrain_folders(
 def _check_out(out: Path, start: str | Path | None) -> None:
     if start is not None and checkpoint_path(start).resolve() == out.resolve():
         raise RunError(f"{out} is the checkpoint to continue from", expected="another folder", fix="change --out")
-    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
+    earlier = all((out / name).is_file() for name in (CONFIG, VOCABULARY, CARD))
+    if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
         raise RunError(
             f"{out} holds something else",
             expected="a new or empty folder, or an earlier checkpoint",

@@ -96,4 +96,15 @@ def load_recipe(name: str | Path) -> Recipe:
         PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong.
     """
     path = shipped_file(name, "pipelines/pretraining", "recipe")
-    return build(Recipe, read_yaml(path, Recipe), str(path), PipelineError)
+    recipe = build(Recipe, read_yaml(path, Recipe), str(path), PipelineError)
+    network, horizons = recipe.network, recipe.training.horizons_days
+    if network.width % (2 * network.heads):
+        raise PipelineError(
+            f"{path}: network: width is {network.width} and heads is {network.heads}",
+            expected="a width that is a multiple of twice the heads: rotary positions turn pairs of numbers",
+        )
+    if not horizons or list(horizons) != sorted(set(horizons)):
+        raise PipelineError(
+            f"{path}: training: horizons_days is {list(horizons)}", expected="one number of days or more, ascending"
+        )
+    return recipe

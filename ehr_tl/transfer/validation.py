@@ -46,7 +46,7 @@ def validate(
             parts, vectors = objective.parts(Exercise(drawn, batch, batch, next_slot(batch, codes)))
             for name, loss in parts.items():
                 found.setdefault(name, []).append((float(loss), int(batch.whole.sum())))
-            if network.config.tasks:
+            if drawn.labels.shape[1]:  # no question is asked where pretraining is continued
                 logits.append(network.tasks(vectors).cpu().numpy())
                 labels.append(drawn.labels[batch.rows])
     means = {name: _mean(found[name]) for name in LOSSES if name in found}

@@ -97,3 +97,14 @@ def test_related_descriptions_share_buckets():
     assert len(known & set(hash_words("kidney disease, chronic", 4096))) > len(
         known & set(hash_words("Fracture of forearm", 4096))
     )
+
+
+def test_codes_units_and_values_of_a_few_are_not_written_down(write_events, tmp_path):
+    facts = [(s, START + timedelta(days=d), "X//a", float(d), "mg") for s in range(1, 11) for d in range(5)]
+    facts += [(1, START + timedelta(days=d), "X//a", float(d), "as Mr Jones takes it") for d in range(40)]
+    facts += [(1, START + timedelta(days=d), "TEXT//call Mrs Smith", 7.0 + d, "mg") for d in range(40)]
+    vocabulary = Vocabulary.fit([read_records(write_events(facts))], min_subjects=5)
+    vocabulary.save(tmp_path / "vocabulary.json")
+    text = (tmp_path / "vocabulary.json").read_text(encoding="utf-8")
+    assert list(vocabulary.edges) == ["X//a"] and list(vocabulary.edges["X//a"]) == ["mg"]
+    assert "Smith" not in text and "Jones" not in text

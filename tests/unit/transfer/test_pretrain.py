@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,8 +15,10 @@ import torch
 
 from ehr_tl import schema
 from ehr_tl.errors import PipelineError, RunError
+from ehr_tl.events import Events
 from ehr_tl.models import training
 from ehr_tl.models.checkpoint import load_checkpoint
+from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.tokens.batches import collate
 from ehr_tl.tokens.sequences import build_sequences
 from ehr_tl.tokens.vocabulary import Vocabulary
@@ -219,3 +222,81 @@ def test_a_recipe_is_read_strictly(tmp_path):
         load_recipe(tmp_path / "r.yaml")
     with pytest.raises(PipelineError, match="There is no recipe 'bas'"):
         load_recipe("bas")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("network: {width: 34, heads: 4}", "width is 34 and heads is 4"),
+        ("network: {width: 12, heads: 4}", "multiple of twice the heads"),
+        ("training: {horizons_days: []}", "horizons_days"),
+        ("training: {horizons_days: [365, 30]}", "ascending"),
+    ],
+)
+def test_a_recipe_that_makes_no_network_is_refused(line, problem, tmp_path):
+    (tmp_path / "r.yaml").write_text(f"name: r\ntitle: R\n{line}\n")
+    with pytest.raises(PipelineError, match=problem):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_who_is_excluded_leaves_no_trace(hospital, tmp_path):
+    events = hospital(40)
+    held = np.arange(1, 8)
+    frame, code = pl.read_parquet(events.folder / "data" / "0.parquet"), pl.col("code")
+    theirs = pl.col("subject_id").is_in(held.tolist())
+    # Only they have this code; and one of them has died.
+    frame = frame.with_columns(code=pl.when(theirs & (code == "SNOMED//100")).then(pl.lit("X//held")).otherwise(code))
+    death = frame.filter(theirs).tail(1).with_columns(code=pl.lit(schema.DEATH))
+    pl.concat([frame, death]).write_parquet(events.folder / "data" / "0.parquet")
+    left_out = train(prepare([Events(events.folder)], RECIPE, exclude=held), 0, tmp_path / "a")
+    frame.filter(~theirs).write_parquet(events.folder / "data" / "0.parquet")
+    people = events.subjects.filter(~theirs)
+    people.write_parquet(events.folder / "metadata" / "subjects.parquet")
+    absent = train(prepare([Events(events.folder)], RECIPE), 0, tmp_path / "b")
+    assert left_out.progress.history == absent.progress.history
+    for name, tensor in absent.model.state_dict().items():
+        assert torch.equal(tensor, left_out.model.state_dict()[name]), name
+
+
+def test_a_state_of_other_records_is_not_taken_up(hospital, tmp_path, caplog):
+    brief = replace(RECIPE, training=replace(QUICK, epochs=1))
+    events = hospital(40)
+    first = train(prepare([events], brief), 0, tmp_path / "state")
+    changed = pl.read_parquet(events.folder / "data" / "0.parquet").with_columns(pl.col("numeric_value") * 1.1)
+    changed.write_parquet(events.folder / "data" / "0.parquet")
+    ready = prepare([Events(events.folder)], brief)
+    assert len(ready.vocabulary.codes) == first.model.config.vocab_size - 1
+    second, straight = train(ready, 0, tmp_path / "state"), train(ready, 0, tmp_path / "other")
+    assert "begins anew" in caplog.text
+    assert second.progress.history == straight.progress.history
+
+
+def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, tmp_path):
+    brief = replace(RECIPE, training=replace(QUICK, epochs=1))
+    first = load_checkpoint(pretrain([hospital(40)], brief, tmp_path / "first"))
+    config = EhrConfig.from_dict({**first.model.config.to_dict(), "tasks": ["decline"]})
+    start = replace(first, model=EhrModel(config).eval())
+    found = train(prepare([hospital(30, 2, tmp_path / "ours")], brief, start), 0, tmp_path / "state")
+    assert found.model.config.tasks == ["decline"]
+    assert torch.equal(found.model.tasks.weight, start.model.tasks.weight.half().float())
+
+
+def test_what_is_wrong_with_folders_is_told_before_the_work(hospital, tmp_path):
+    events = hospital(20)
+    with pytest.raises(RunError, match="named twice"):
+        pretrain_folders([events.folder, events.folder / ".." / events.folder.name], tmp_path / "new")
+    pl.DataFrame({"subject_id": [98, 99]}).write_parquet(tmp_path / "others.parquet")
+    with pytest.raises(RunError, match="None of the 2 subjects to exclude"):
+        pretrain_folders([events.folder], tmp_path / "new", exclude=tmp_path / "others.parquet")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="holds something else"):
+        pretrain_folders([events.folder], tmp_path / "site")
+    with pytest.raises(OSError, match="Read-only"):
+        pretrain_folders([events.folder], Path("/proc/checkpoint"))
+
+
+def test_records_without_dated_events_are_refused(write_events, tmp_path):
+    events = write_events([(subject, None, "GENDER//female") for subject in range(1, 30)])
+    with pytest.raises(RunError, match="anything to learn from"):
+        train(prepare([events], RECIPE), 0, tmp_path / "state")
