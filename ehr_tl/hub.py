@@ -98,8 +98,10 @@ def _sound(checkpoint: str | Path) -> Path:
     """The folder of a checkpoint that can be opened elsewhere."""
     from ehr_tl.models.checkpoint import check_checkpoint, checkpoint_path
     from ehr_tl.models.context_clues import TOKENIZER, is_context_clues
+    from ehr_tl.transfer.seen import check_seen
 
     path = checkpoint_path(checkpoint)
+    check_seen(path)
     if not is_context_clues(path):
         return check_checkpoint(path)
     refuse_executable(path, "a checkpoint in safetensors format")

@@ -334,8 +334,9 @@ def _check(pipeline: Pipeline, adapter: str, concept_maps: list[str]) -> None:
     compile_task(pipeline.task)
     if pipeline.transformer is not None and pipeline.transformer.checkpoint is not None:
         from ehr_tl.models.checkpoint import check_checkpoint
+        from ehr_tl.transfer.seen import check_seen
 
-        check_checkpoint(pipeline.transformer.checkpoint)
+        check_seen(check_checkpoint(pipeline.transformer.checkpoint))
 
 
 def _check_finished(folder: Path) -> None:

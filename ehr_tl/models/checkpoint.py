@@ -172,6 +172,10 @@ def check_checkpoint(name: str | Path) -> Path:
             pass
     except SafetensorError:
         raise cut_off(path / WEIGHTS) from None
+    if (path / SOURCE).is_dir():
+        from ehr_tl.models.source import SourceModels
+
+        SourceModels.load(path / SOURCE)
     return path
 
 

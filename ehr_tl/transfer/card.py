@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehr_tl.events import Events
 from ehr_tl.files import read_json, whole
-from ehr_tl.models.checkpoint import CARD, load_checkpoint
+from ehr_tl.models.checkpoint import CARD, Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from ehr_tl.models.network import EhrModel
@@ -41,7 +42,7 @@ is for research and for building on. Nobody has shown that it is safe or of use 
 
 {notices}
 
-One subject in ten was held out to choose (`validation`), one in ten to be examined once (`test`), by a hash of its id.
+{held_out}
 
 ## What it is
 
@@ -74,6 +75,20 @@ hospitals are the same: at another one expect less, and measure it there.
   without somebody there who answers for it.
 - Not to limit, ration, delay or end care, not for insurance, employment or billing.
 - Not to find out whether somebody was among its sources, nor to make records that pass for real ones.
+{before}"""
+
+_HELD_OUT = (
+    "One subject in ten was held out to choose (`validation`), one in ten to be examined once (`test`), by a hash of "
+    "its id."
+)
+_CONTINUED = (
+    "One subject in ten was held out to choose (`validation`), by a hash of its id. It goes on from `{name}`, whose "
+    "card stands at the end: the sources, licences and limits there are its own, too."
+)
+_BEFORE = """
+## Card of the checkpoint before, {name}
+
+{card}
 """
 
 _TASKS = """\
@@ -121,6 +136,7 @@ def card_text(
     sources: Sequence[Events],
     made: Mapping[str, Any],
     examination: Mapping[str, Any],
+    before: Checkpoint | None = None,
 ) -> str:
     """Markdown text of a checkpoint's MODEL_CARD.md.
 
@@ -130,10 +146,13 @@ def card_text(
         sources: What it was trained on.
         made: As in `PRETRAINING`.
         examination: As `transfer.examination.examine` gives it.
+        before: The checkpoint that it was continued from.
     """
     network = model.config
     return _CARD.format(
-        tag=", synthetic" if all(source.export.synthetic for source in sources) else "",
+        tag=", synthetic" if before is None and all(source.export.synthetic for source in sources) else "",
+        held_out=_HELD_OUT if before is None else _CONTINUED.format(name=before.path.name),
+        before="" if before is None else _BEFORE.format(name=before.path.name, card=_demoted(before.card)),
         name=name,
         sources=_lines(map(_source, sources)),
         notices="\n\n".join(dict.fromkeys(each.export.notice for each in sources if each.export.notice)),
@@ -171,6 +190,17 @@ def write_card(
     text = card_text(name or folder.name, checkpoint.model, checkpoint.vocabulary, sources, made, examination)
     with whole(folder / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _demoted(card: str) -> str:
+    """A card as part of another: without front matter, its headings two levels lower.
+
+    Examples:
+        >>> _demoted("---\\nlicense: x\\n---\\n\\n# Name\\n\\nText\\n")
+        '### Name\\n\\nText'
+    """
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    return re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE).strip()
 
 
 def _row(*cells: object) -> str:

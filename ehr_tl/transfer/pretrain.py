@@ -234,7 +234,7 @@ def write(out: Path, prepared: Prepared, trained: Pretrained) -> None:
         }
         write_json(temporary / PRETRAINING, made)
         write_seen(temporary, prepared.subjects(TRAIN, VALIDATION), before)
-        card = card_text(out.name, trained.model, prepared.vocabulary, prepared.events, made, found)
+        card = card_text(out.name, trained.model, prepared.vocabulary, prepared.events, made, found, prepared.start)
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 

@@ -41,6 +41,16 @@ def write_seen(folder: Path, sources: Iterable[tuple[Events, np.ndarray]], befor
         seen.unique().sort().to_frame().write_parquet(temporary)
 
 
+def check_seen(checkpoint: Path) -> None:
+    """Whether the `seen.parquet` of a checkpoint, if there is one, can be read.
+
+    Raises:
+        CheckpointError: It cannot.
+    """
+    if (checkpoint / SEEN).is_file():
+        _read(checkpoint)
+
+
 def refuse_seen(checkpoint: Path, events: Events, subjects: np.ndarray) -> None:
     """Looks for subjects of an evaluation among those that a checkpoint has seen.
 

@@ -10,6 +10,7 @@ import pytest
 from ehr_tl.errors import CheckpointError
 from ehr_tl.hub import SUMS, pull, push
 from ehr_tl.models.checkpoint import load_checkpoint
+from ehr_tl.transfer.seen import SEEN
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def ours(write_checkpoint, tmp_path):
     folder = write_checkpoint(tmp_path / "ours", {"LOINC//1": "Glucose"})
     (folder / "source").mkdir()
     (folder / "source" / "death.txt").write_text("tree\n")
+    (folder / "source" / "tasks.json").write_text("{}")
     return folder
 
 
@@ -91,9 +93,14 @@ def test_a_folder_that_holds_something_is_left_alone(ours, shared, tmp_path):
 
 
 def test_no_broken_checkpoint_is_pushed(ours, tmp_path):
-    (ours / "vocabulary.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="vocabulary"):
-        push(ours, str(tmp_path / "share"))
+    whole = contents(ours)
+    for name, said in (("vocabulary.json", "vocabulary"), ("source/tasks.json", "tasks.json"), (SEEN, SEEN)):
+        (ours / name).write_text("[]")
+        with pytest.raises(CheckpointError, match=said):
+            push(ours, str(tmp_path / "share"))
+        (ours / name).unlink()
+        if name in whole:
+            (ours / name).write_bytes(whole[name])
     assert not (tmp_path / "share").exists()
 
 

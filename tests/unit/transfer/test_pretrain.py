@@ -193,7 +193,10 @@ def test_a_checkpoint_is_written_continued_and_knows_whom_it_has_seen(hospital, 
     brief = tmp_path / "brief.yaml"
     brief.write_text("name: brief\ntitle: A short one\ntraining: {epochs: 1, batch_slots: 256, min_subjects: 5}\n")
     told = {"recipe": brief, "start": tmp_path / "first", "exclude": tmp_path / "held.parquet"}
+    (tmp_path / "first" / "MODEL_CARD.md").write_text("---\nlicense: odc-by\n---\n\n# First\n\nPhysioNet, ODC-By.\n")
     second = load_checkpoint(pretrain_folders([ours.folder], tmp_path / "next", **told))
+    assert "goes on from `first`" in second.card and "\n### First\n\nPhysioNet, ODC-By.\n" in second.card
+    assert "`test`" not in second.card and second.card.count("license:") == 1
     assert second.vocabulary.codes[: len(first.vocabulary.codes)] == first.vocabulary.codes
     assert second.model.config.outcomes == first.model.config.outcomes
     assert not torch.equal(first.model.words.weight, second.model.words.weight)
