@@ -45,6 +45,7 @@ CHALLENGES = {
 }
 STATES = ("california", "new_york", "texas")
 RECIPE = "ehr_tl_base"
+COMMAND = "python benchmarks/pretrain_base.py DATA --work WORK --out ehr_tl/checkpoints/ehr_tl_base"
 
 log = logging.getLogger("ehr_tl")
 
@@ -111,7 +112,7 @@ def converted(name: str, options: argparse.Namespace, measured: Measured) -> Eve
 def make(sources: list[Events], recipe: Recipe, work: Path, out: Path, seeds: list[int], measured: Measured) -> None:
     """From the events to the checkpoint: one for each seed, the choice, the last examination, the card."""
     from ehr_tl.models.checkpoint import load_checkpoint
-    from ehr_tl.transfer.card import write_card
+    from ehr_tl.transfer.card import PRETRAINING, write_card
     from ehr_tl.transfer.held_out import TEST
     from ehr_tl.transfer.pretrain import examined, prepare
 
@@ -125,6 +126,7 @@ def make(sources: list[Events], recipe: Recipe, work: Path, out: Path, seeds: li
 
     with measured.timed("last examination"), whole(out) as temporary:
         shutil.copytree(work / f"seed_{chosen}", temporary)
+        write_json(temporary / PRETRAINING, {**read_json(temporary / PRETRAINING), "command": COMMAND})
         examination = examined(load_checkpoint(temporary), prepared, TEST)
         write_card(temporary, sources, examination, name=out.name)
     size = sum(each.stat().st_size for each in out.rglob("*") if each.is_file())

@@ -268,13 +268,15 @@ def _epoch(
     batches = shuffled(reading.asked.group(fitting), config.batch_subjects, rng)
     target = torch.from_numpy(labels.astype(np.float32))
     network.train()
-    for number, lanes in enumerate(batches):
-        training.set_rate(optimiser, config.learning_rate, (epoch + number / len(batches)) / config.epochs)
-        batch = reading.batch(lanes)
-        batch = training.drop_events(batch, config.event_dropout, len(reading.asked.records.codes), rng)
-        logits = network(batch, reading.book)
-        loss = F.binary_cross_entropy_with_logits(logits, target[torch.from_numpy(batch.rows)])
-        training.step(network, optimiser, loss)
+    with training.trained_quickly(network.body) as half:
+        for number, lanes in enumerate(batches):
+            training.set_rate(optimiser, config.learning_rate, (epoch + number / len(batches)) / config.epochs)
+            batch = reading.batch(lanes)
+            batch = training.drop_events(batch, config.event_dropout, len(reading.asked.records.codes), rng)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = network(batch, reading.book)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), target[torch.from_numpy(batch.rows)])
+            training.step(network, optimiser, loss)
 
 
 def shuffled(sequences: list[Sequence], size: int, rng: np.random.Generator) -> list[list[list[Sequence]]]:

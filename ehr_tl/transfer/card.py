@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ehr_tl.models.network import EhrModel
     from ehr_tl.tokens.vocabulary import Vocabulary
 
-#: How a checkpoint was made: `settings` (name -> value), `timings` (step -> seconds), `history` (losses).
+#: How a checkpoint was made: `command`, `settings` (name -> value), `timings` (step -> seconds), `history` (losses).
 PRETRAINING = "pretraining.json"
 
 #: Whose records come from the hospital of MIMIC.
@@ -53,7 +53,11 @@ once `ehr_tl` was imported.
 
 ## How it was trained
 
-{timings}
+{timings} Made again by
+
+```
+{command}
+```
 
 | setting | value |
 | --- | --- |
@@ -163,6 +167,7 @@ def card_text(
         codes=len(vocabulary.codes),
         valued=len(vocabulary.valued),
         timings=_timings(made["timings"]),
+        command=made["command"],
         settings=_lines(_row(setting, _shown(value)) for setting, value in made["settings"].items()),
         part=examination["part"],
         losses=_losses(examination["losses"]),

@@ -21,7 +21,7 @@ import torch
 
 from ehr_tl.errors import RunError
 from ehr_tl.models import training
-from ehr_tl.models.network import FUSED, HALVES, EhrModel
+from ehr_tl.models.network import EhrModel
 from ehr_tl.progress import Bar, bar
 from ehr_tl.transfer.held_out import TRAIN, VALIDATION
 from ehr_tl.transfer.objectives import Exercise, Objective, next_slot
@@ -89,9 +89,7 @@ class Loop:
         self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.sources, self.config, self.seed, self.state = sources, config, seed, state
         self.network = network
-        half = training.multiplies_halves(self.accelerator.device)
-        network.set_attn_implementation(HALVES if half and self.accelerator.device.type == "cpu" else FUSED)
-        objective = Objective(network, config, half)
+        objective = Objective(network, config, training.multiplies_halves(self.accelerator.device))
         optimiser = training.optimiser(objective, config.learning_rate, config.weight_decay)
         self.objective, self.optimiser = self.accelerator.prepare(objective, optimiser)
         self.settings = {**asdict(config), "horizons_days": list(config.horizons_days), "seed": seed}
@@ -105,10 +103,11 @@ class Loop:
         with _writer(self.tensorboard, done.slots) as board, bar("pretraining", self.config.epochs) as shown:
             shown.advance(done.epoch)
             while done.epoch < self.config.epochs:
-                done = self._epoch(done, shown, board)
+                with training.trained_quickly(self.network):
+                    done = self._epoch(done, shown, board)
                 self._save(done)
                 log.info("pretraining: %s", done.history[-1])
-        self.network.to("cpu").eval().set_attn_implementation(FUSED)
+        self.network.to("cpu").eval()
         return done
 
     def _epoch(self, done: Progress, shown: Bar, board: Any) -> Progress:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
@@ -227,6 +228,7 @@ def write(out: Path, prepared: Prepared, trained: Pretrained) -> None:
         with _timed(timings, "examination"):
             found = examined(Checkpoint(trained.model, prepared.vocabulary, "", temporary), prepared, VALIDATION)
         made = {
+            "command": _command(out, prepared, trained),
             "settings": _settings(prepared, trained),
             "timings": timings,
             "slots": trained.progress.slots,
@@ -346,6 +348,14 @@ def _set_base_rates(model: EhrModel, prepared: Prepared, seed: int) -> None:
         rate = (np.nansum(labels, axis=0) + 0.5) / ((~np.isnan(labels)).sum(axis=0) + 1.0)
         model.tasks.weight.zero_()
         model.tasks.bias.copy_(torch.logit(torch.from_numpy(rate)))
+
+
+def _command(out: Path, prepared: Prepared, trained: Pretrained) -> str:
+    """What makes it anew; folders by their names alone."""
+    words = ["ehr-tl", "pretrain", *(events.folder.name for events in prepared.events)]
+    words += ["--from", prepared.start.path.name] if prepared.start is not None else []
+    words += ["--recipe", prepared.recipe.name, "--seed", str(trained.seed), "--out", out.name]
+    return shlex.join(words)
 
 
 def _settings(prepared: Prepared, trained: Pretrained) -> dict[str, Any]:

@@ -14,7 +14,11 @@ from ehr_tl.transfer.foresight import read_hospital
 from ehr_tl.transfer.held_out import TEST
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "buckets": 64}
-MADE = {"settings": {"epochs": 3, "horizons_days": [30, 365]}, "timings": {"training": 1800.0, "source models": 360.0}}
+MADE = {
+    "command": "ehr-tl pretrain events --out small",
+    "settings": {"epochs": 3, "horizons_days": [30, 365]},
+    "timings": {"training": 1800.0, "source models": 360.0},
+}
 
 
 def with_export(events: Events, **changes) -> Events:
