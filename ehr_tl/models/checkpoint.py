@@ -108,9 +108,11 @@ class Checkpoint:
 
         Returns:
             A row per task, model (`lightgbm`, `transformer`) and row: `task`, `model`, `subject_id`,
-            `prediction_time`, `logit`.
+            `prediction_time`, `logit`. None where the checkpoint answers no question.
         """
         import polars as pl
+
+        from ehr_tl import schema
 
         scores = {}
         if self.source is not None:
@@ -119,7 +121,8 @@ class Checkpoint:
             answers = self._answers(events, rows)
             scores.update({(task, "transformer"): answers[:, i] for i, task in enumerate(self.model.config.tasks)})
         asked = rows.select("subject_id", "prediction_time")
-        return pl.concat(
+        kinds = {"task": pl.String, "model": pl.String, **schema.CURRENT, "logit": pl.Float64}
+        lines = [
             asked.select(
                 pl.lit(task).alias("task"),
                 pl.lit(model).alias("model"),
@@ -128,7 +131,8 @@ class Checkpoint:
                 pl.Series("logit", logits, dtype=pl.Float64),
             )
             for (task, model), logits in sorted(scores.items(), key=lambda item: item[0])
-        )
+        ]
+        return pl.concat(lines) if lines else pl.DataFrame(schema=kinds)
 
     def _answers(self, events: Events, rows: pl.DataFrame) -> np.ndarray:
         import torch

@@ -1,7 +1,8 @@
 """Whom a checkpoint has seen in pretraining, so that nobody is held out to judge a model that learned from them.
 
 `seen.parquet` of a checkpoint holds a fingerprint per subject and nothing else. Who has a hospital's records can tell
-which of them were seen, which is its purpose; nobody reads a patient's number from it.
+which of them were seen, which is its purpose. No patient's number stands in it, but a fingerprint is no secret: who
+tries out all numbers, dates of birth and genders finds those that were seen.
 """
 
 from __future__ import annotations

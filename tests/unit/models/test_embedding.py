@@ -4,9 +4,11 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from ehr_tl import schema
 from ehr_tl.models.checkpoint import load_checkpoint
+from ehr_tl.models.network import EhrConfig, EhrModel
 
 CODES = {f"SNOMED//{code}": None for code in range(100, 120)} | {"LOINC//2345-7": "Glucose", "RxNorm//860975": None}
 
@@ -48,3 +50,20 @@ def test_slots_are_as_wide_as_the_events_say_else_as_in_pretraining(opened, hosp
     for hours, same in ((opened.model.config.slot_hours, True), (24 * 400, False)):
         monkeypatch.setattr(events, "export", replace(events.export, slot_hours=hours))
         assert np.allclose(opened.embed(events, asked), before, atol=1e-5) == same
+
+
+def test_source_scores_are_of_every_row_and_none_without_questions(opened, hospital):
+    events, asked = hospital(6), rows((3, datetime(2024, 1, 1)), (1, datetime(2025, 1, 1)))
+    assert opened.source_scores(events, asked).is_empty()
+    config = EhrConfig.from_dict({**opened.model.config.to_dict(), "tasks": ["decline", "death"]})
+    network = EhrModel(config).eval()
+    network.load_state_dict(opened.model.state_dict(), strict=False)
+    network.tasks.weight.data[:] = 0
+    network.tasks.bias.data[:] = torch.tensor([-1.0, 2.0])
+    found = replace(opened, model=network).source_scores(events, asked)
+    assert found.select("task", "model", "subject_id", "logit").rows() == [
+        (task, "transformer", subject, logit)
+        for task, logit in (("death", 2.0), ("decline", -1.0))
+        for subject in (3, 1)
+    ]
+    assert found.schema == opened.source_scores(events, asked).schema
