@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from ehr_tl.events import Events
 from ehr_tl.tokens.batches import ranges
 from ehr_tl.tokens.records import HOUR, Records, read_records
 from ehr_tl.tokens.sequences import Sequences
+
+log = logging.getLogger("ehr_tl")
 
 _DAY = 24 * HOUR
 _NEVER = np.iinfo(np.int64).max // 2
@@ -72,6 +75,10 @@ def read_hospital(events: Events, slot_hours: float, exclude: np.ndarray | None 
     Raises:
         RunError: The export's end is not known.
     """
+    if schema.COMMON not in events.codes.columns and events.codes["description"].count():
+        log.warning(
+            "%s was converted before descriptions were counted: none is learned; convert it anew", events.folder
+        )
     if events.export.end is None:
         raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
     subjects = events.subjects["subject_id"].unique().sort().to_numpy()
