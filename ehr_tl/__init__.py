@@ -29,6 +29,7 @@ _PUBLIC = {
     "fetch": "ehr_tl.fetch",
     "load_checkpoint": "ehr_tl.models.checkpoint",
     "load_run": "ehr_tl.pipeline",
+    "pretrain": "ehr_tl.transfer.pretrain",
     "run": "ehr_tl.pipeline",
     "run_view": "ehr_tl.fhir.views",
     "score": "ehr_tl.pipeline",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ehr_tl.pipeline import load_run as load_run
     from ehr_tl.pipeline import run as run
     from ehr_tl.pipeline import score as score
+    from ehr_tl.transfer.pretrain import pretrain as pretrain
 
 
 def __getattr__(name: str) -> Any:

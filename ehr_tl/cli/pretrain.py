@@ -46,9 +46,9 @@ def pretrain(
     from ehr_tl import threads as processors
 
     processors.limit(processors.allowed(threads))
-    from ehr_tl.transfer.pretrain import pretrain_folders
+    from ehr_tl.transfer.pretrain import pretrain as make
 
-    written = pretrain_folders(
+    written = make(
         events, out, recipe=recipe, start=start, exclude=exclude, seed=seed, tensorboard=tensorboard
     )
     typer.echo(f"Checkpoint: {written}")

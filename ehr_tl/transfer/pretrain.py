@@ -125,7 +125,7 @@ class Pretrained:
     main: bool
 
 
-def pretrain(
+def make_checkpoint(
     events: Many[Events],
     recipe: Recipe,
     out: Path,
@@ -167,7 +167,7 @@ def pretrain(
 def prepare(
     events: Many[Events], recipe: Recipe, start: Checkpoint | None = None, exclude: np.ndarray | None = None
 ) -> Prepared:
-    """Reads and labels the sources, and fits the vocabulary on those who train; see `pretrain`."""
+    """Reads and labels the sources, and fits the vocabulary on those who train; see `make_checkpoint`."""
     began = time.monotonic()
     slot_hours = start.model.config.slot_hours if start else recipe.network.slot_hours
     _check_excluded(events, exclude)
@@ -375,43 +375,55 @@ def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
     timings[step] = time.monotonic() - began
 
 
-def pretrain_folders(
-    folders: Many[Path],
-    out: Path,
+def pretrain(
+    folders: Many[str | Path],
+    out: str | Path,
     *,
     recipe: str | Path | None = None,
     start: str | Path | None = None,
-    exclude: Path | None = None,
+    exclude: str | Path | None = None,
     seed: int = 0,
-    tensorboard: Path | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Path:
-    """Makes a checkpoint of what lies in folders; see `pretrain`.
+    """Makes a checkpoint of whole hospitals' events, or carries one on; what `ehr-tl pretrain` does.
+
+    One that was interrupted goes on from its last state, in `OUT.state`.
 
     Args:
-        folders: Events folders.
-        out: The checkpoint folder to write.
+        folders: Events folders, each a hospital of its own.
+        out: The checkpoint folder to write; it appears whole or not at all.
         recipe: A recipe file or the name of a shipped one; default: `recipe.CONTINUED` with `start`, else
             `recipe.BASE`.
         start: The checkpoint to continue from, by name or folder.
         exclude: A Parquet file with a column `subject_id`, such as a run's cohort.parquet: who is to stay unseen.
         seed: Fixes everything random.
         tensorboard: Folder for TensorBoard's logs.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: A folder holds no events, is named twice or has no end, or nobody is left to learn from.
+        CheckpointError: `start` is no checkpoint of this package.
+        PipelineError: The recipe is wrong.
+        CohortError: No source can label a task that its adapter should.
     """
+    out = Path(out)
     _check_out(out, start)
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise RunError(
             "An events folder is named twice: its patients would count as others",
             expected="each hospital once",
         )
     begin = load_own_checkpoint(start) if start is not None else None
-    return pretrain(
+    return make_checkpoint(
         [Events(folder) for folder in folders],
         load_recipe(recipe or (CONTINUED if start is not None else BASE)),
         out,
         start=begin,
-        exclude=_subjects(exclude) if exclude is not None else None,
+        exclude=_subjects(Path(exclude)) if exclude is not None else None,
         seed=seed,
-        tensorboard=tensorboard,
+        tensorboard=Path(tensorboard) if tensorboard is not None else None,
     )
 
 

@@ -26,7 +26,7 @@ from ehr_tl.transfer.foresight import Foresight, read_hospital
 from ehr_tl.transfer.held_out import TEST, TRAIN, VALIDATION, parts
 from ehr_tl.transfer.loop import exercise
 from ehr_tl.transfer.objectives import Exercise, Objective, next_slot
-from ehr_tl.transfer.pretrain import prepare, pretrain, pretrain_folders, train
+from ehr_tl.transfer.pretrain import make_checkpoint, prepare, pretrain, train
 from ehr_tl.transfer.recipe import NetworkConfig, Recipe, TrainingConfig, load_recipe
 from ehr_tl.transfer.seen import refuse_seen
 
@@ -184,7 +184,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_weights(hospita
 
 def test_a_checkpoint_is_written_continued_and_knows_whom_it_has_seen(hospital, tmp_path, capsys):
     sources = [hospital(40), hospital(30, 1, tmp_path / "second")]
-    first = load_checkpoint(pretrain(sources, RECIPE, tmp_path / "first"))
+    first = load_checkpoint(make_checkpoint(sources, RECIPE, tmp_path / "first"))
     assert "synthetic" in first.card and not (tmp_path / "first.state").exists()
     ours = hospital(30, 2, tmp_path / "ours")
     subjects = ours.subjects["subject_id"].to_numpy()
@@ -194,7 +194,7 @@ def test_a_checkpoint_is_written_continued_and_knows_whom_it_has_seen(hospital, 
     brief.write_text("name: brief\ntitle: A short one\ntraining: {epochs: 1, batch_slots: 256, min_subjects: 5}\n")
     told = {"recipe": brief, "start": tmp_path / "first", "exclude": tmp_path / "held.parquet"}
     (tmp_path / "first" / "MODEL_CARD.md").write_text("---\nlicense: odc-by\n---\n\n# First\n\nPhysioNet, ODC-By.\n")
-    second = load_checkpoint(pretrain_folders([ours.folder], tmp_path / "next", **told))
+    second = load_checkpoint(pretrain([ours.folder], tmp_path / "next", **told))
     assert "goes on from `first`" in second.card and "\n### First\n\nPhysioNet, ODC-By.\n" in second.card
     assert "`test`" not in second.card and second.card.count("license:") == 1
     assert second.vocabulary.codes[: len(first.vocabulary.codes)] == first.vocabulary.codes
@@ -276,7 +276,7 @@ def test_a_state_of_other_records_is_not_taken_up(hospital, tmp_path, caplog):
 
 def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, tmp_path):
     brief = replace(RECIPE, training=replace(QUICK, epochs=1))
-    first = load_checkpoint(pretrain([hospital(40)], brief, tmp_path / "first"))
+    first = load_checkpoint(make_checkpoint([hospital(40)], brief, tmp_path / "first"))
     config = EhrConfig.from_dict({**first.model.config.to_dict(), "tasks": ["decline"]})
     start = replace(first, model=EhrModel(config).eval())
     found = train(prepare([hospital(30, 2, tmp_path / "ours")], brief, start), 0, tmp_path / "state")
@@ -287,16 +287,16 @@ def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, t
 def test_what_is_wrong_with_folders_is_told_before_the_work(hospital, tmp_path):
     events = hospital(20)
     with pytest.raises(RunError, match="named twice"):
-        pretrain_folders([events.folder, events.folder / ".." / events.folder.name], tmp_path / "new")
+        pretrain([events.folder, events.folder / ".." / events.folder.name], tmp_path / "new")
     pl.DataFrame({"subject_id": [98, 99]}).write_parquet(tmp_path / "others.parquet")
     with pytest.raises(RunError, match="None of the 2 subjects to exclude"):
-        pretrain_folders([events.folder], tmp_path / "new", exclude=tmp_path / "others.parquet")
+        pretrain([events.folder], tmp_path / "new", exclude=tmp_path / "others.parquet")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "config.json").write_text("{}")
     with pytest.raises(RunError, match="holds something else"):
-        pretrain_folders([events.folder], tmp_path / "site")
+        pretrain([events.folder], tmp_path / "site")
     with pytest.raises(OSError, match="Read-only"):
-        pretrain_folders([events.folder], Path("/proc/checkpoint"))
+        pretrain([events.folder], Path("/proc/checkpoint"))
 
 
 def test_records_without_dated_events_are_refused(write_events, tmp_path):
