@@ -195,8 +195,10 @@ def test_the_version_of_a_canonical_system_is_no_name(converted, fhir):
 
 
 def test_what_somebody_typed_of_a_patient_stays_out_of_a_vocabulary(converted, fhir, tmp_path):
-    def told(i, code, text=None):
-        return fhir.condition(f"{code}{i}", subject={"reference": f"Patient/p{i}"}, code=local(code, text))
+    def told(i, code, text):
+        return fhir.condition(
+            f"{code}{i}" if code else f"{text[:4]}{i}", subject={"reference": f"Patient/p{i}"}, code=local(code, text)
+        )
 
     def local(code, text):
         return {"coding": [{"system": "urn:ours", "code": code}], "text": text} if code else {"text": text}
