@@ -104,6 +104,14 @@ def test_no_broken_checkpoint_is_pushed(ours, tmp_path):
     assert not (tmp_path / "share").exists()
 
 
+@pytest.mark.parametrize("name", ["cohort.parquet", "source/notes.md", "model-2.safetensors"])
+def test_what_is_no_part_of_a_checkpoint_is_not_pushed(ours, tmp_path, name):
+    (ours / name).write_text("patients")
+    with pytest.raises(CheckpointError, match=f"holds {name}, no part of a checkpoint"):
+        push(ours, str(tmp_path / "share"))
+    assert not (tmp_path / "share").exists()
+
+
 @pytest.mark.parametrize("place", ["hf://owner/name", "hf://owner", "hf://owner/../name", "https://hub/owner/name"])
 def test_no_network_unless_asked_and_no_other_places(ours, tmp_path, monkeypatch, place):
     monkeypatch.setattr(huggingface_hub, "HfApi", None)
