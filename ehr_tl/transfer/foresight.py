@@ -42,13 +42,16 @@ class Hospital:
     closes: int
     follows: bool
 
-    def random_rows(self, per_subject: int, subjects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+    def random_rows(
+        self, per_subject: int, subjects: np.ndarray, max_slots: int, rng: np.random.Generator
+    ) -> pl.DataFrame:
         """Random prediction times of subjects (positions), after their first event, before their death.
 
-        Of people who are not followed it is the end of their record alone.
+        Of people who are not followed it is the last event of every stretch of `max_slots // 2` slots, and so of their
+        record: as `tokens.sequences` cuts a record, each of its slots is then looked back on from one of them.
         """
         if not self.follows:
-            return self._ends(subjects)
+            return self._ends(subjects, max_slots // 2)
         first = np.full(len(self.records.subjects), self.closes)
         some = np.diff(self.records.first_event) > 0
         first[some] = self.records.time[self.records.first_event[:-1][some]]
@@ -60,10 +63,13 @@ class Hospital:
         rows = rows.filter(np.repeat(start < stop, per_subject))
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
-    def _ends(self, subjects: np.ndarray) -> pl.DataFrame:
-        some = subjects[np.diff(self.records.first_event)[subjects] > 0]
-        last = self.records.time[self.records.first_event[some + 1] - 1]
-        rows = pl.DataFrame({"subject_id": self.records.subjects[some], "prediction_time": last})
+    def _ends(self, subjects: np.ndarray, slots: int) -> pl.DataFrame:
+        records = self.records
+        begin, end = records.subject_slots[subjects], records.subject_slots[subjects + 1]
+        stretch, who = ranges(np.zeros_like(begin), -(-(end - begin) // slots))
+        slot = np.minimum(begin[who] + (stretch + 1) * slots, end[who]) - 1
+        last = records.time[records.slot_events[slot + 1] - 1]
+        rows = pl.DataFrame({"subject_id": records.subjects[subjects[who]], "prediction_time": last})
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
 
