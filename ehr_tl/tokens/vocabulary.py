@@ -106,12 +106,12 @@ class Vocabulary:
         chosen = subjects or [None] * len(sources)
         return cls([], [AGE], {}, {}, {}, buckets)._learn(list(zip(sources, chosen, strict=True)), min_subjects)
 
-    def extend(self, records: Records, subjects: np.ndarray, min_subjects: int) -> Vocabulary:
-        """This vocabulary and what `subjects` (positions, the training subjects) have that it lacks.
+    def extend(self, sources: Sequence[Records], subjects: Sequence[np.ndarray], min_subjects: int) -> Vocabulary:
+        """This vocabulary and what the training subjects of hospitals have that it lacks.
 
-        Known codes keep their numbers and quantiles; new codes and units come after them.
+        Known codes keep their numbers and quantiles; new codes and units come after them. Arguments as in `fit`.
         """
-        return self._learn([(records, subjects)], min_subjects)
+        return self._learn(list(zip(sources, subjects, strict=True)), min_subjects)
 
     def _learn(self, sources: list[tuple[Records, np.ndarray | None]], min_subjects: int) -> Vocabulary:
         counts: dict[str, int] = {}

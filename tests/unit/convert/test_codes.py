@@ -133,6 +133,7 @@ def test_every_code_and_every_parent_is_in_the_table(converted, fhir):
         "code": "LOINC//2345-7//SNOMED//260385009",
         "description": "Glucose: Negative",
         "parent_codes": ["LOINC//2345-7"],
+        "common": False,
     }
 
 
