@@ -112,7 +112,8 @@ def converted(name: str, options: argparse.Namespace, measured: Measured) -> Eve
 def make(sources: list[Events], recipe: Recipe, work: Path, out: Path, seeds: list[int], measured: Measured) -> None:
     """From the events to the checkpoint: one for each seed, the choice, the last examination, the card."""
     from ehr_tl.models.checkpoint import load_checkpoint
-    from ehr_tl.transfer.card import PRETRAINING, write_card
+    from ehr_tl.models.folder import PRETRAINING
+    from ehr_tl.transfer.card import write_card
     from ehr_tl.transfer.held_out import TEST
     from ehr_tl.transfer.pretrain import examined, prepare
 
@@ -137,7 +138,7 @@ def make(sources: list[Events], recipe: Recipe, work: Path, out: Path, seeds: li
 def pretrained(prepared: Prepared, seed: int, folder: Path, measured: Measured) -> None:
     """A checkpoint of one seed, and its losses on the subjects who validate: the same rows for every seed."""
     from ehr_tl.models.checkpoint import load_checkpoint
-    from ehr_tl.transfer.card import PRETRAINING
+    from ehr_tl.models.folder import PRETRAINING
     from ehr_tl.transfer.pretrain import train, write
     from ehr_tl.transfer.validation import validate
 

@@ -76,6 +76,7 @@ def made_up(subjects: int = 2000, codes: int = 400, seed: int = SEED) -> Hospita
         above=((),) * (codes + 1),
         pairs=tuple((number, "") for number in range(codes)),
         descriptions={f"MADE//{number:04}": f"made up number {number}" for number in range(codes)},
+        common=frozenset(),
         parents={},
     )
     never = np.full(subjects, np.iinfo(np.int64).max // 2)

@@ -177,12 +177,14 @@ def renamed(records: Records, hidden: np.ndarray) -> Records:
         name: records.descriptions[code] for name, code in zip(names, records.codes) if code in records.descriptions
     }
     above = tuple(() if hide else line for line, hide in zip(records.above, hidden))
-    return replace(records, codes=tuple(names), above=above, descriptions={**records.descriptions, **told})
+    descriptions = {**records.descriptions, **told}
+    common = records.common | {name for name, code in zip(names, records.codes) if code in records.common}
+    return replace(records, codes=tuple(names), above=above, descriptions=descriptions, common=common)
 
 
 def local(checkpoint: Checkpoint, hospital: Hospital, records: Records) -> View:
     """A hospital in codes of its own, their values read by quantiles of its training subjects."""
-    vocabulary = checkpoint.vocabulary.extend(records, hospital.training, MIN_SUBJECTS)
+    vocabulary = checkpoint.vocabulary.extend([records], [hospital.training], MIN_SUBJECTS)
     nobody = np.zeros(len(records.codes), dtype=bool)
     return View(extended(checkpoint.model, vocabulary), vocabulary.encode(records), nobody, nobody)
 

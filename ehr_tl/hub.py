@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,12 +20,22 @@ from urllib.parse import unquote, urlsplit
 
 from ehr_tl.errors import CheckpointError
 from ehr_tl.files import whole
-from ehr_tl.models.folder import CONFIG, COPY_AGAIN, read_config, refuse_executable, require_files
+from ehr_tl.models.folder import CONFIG, COPY_AGAIN, PRETRAINING, read_config, refuse_executable, require_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 SUMS = "SHA256SUMS"
+
+#: Files of a checkpoint of this package, and of one of the Context Clues family.
+OURS = (
+    *("config.json", "model.safetensors", "vocabulary.json", "MODEL_CARD.md", PRETRAINING, "seen.parquet"),
+    *("source/tasks.json", "source/*.txt"),
+)
+CONTEXT_CLUES = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "README.md"),
+    *("*.safetensors", "model.safetensors.index.json"),
+)
 
 _TOKEN = "HF_TOKEN"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -44,7 +55,8 @@ def push(checkpoint: str | Path, to: str, *, online: bool = False) -> list[str]:
         Names of the files.
 
     Raises:
-        CheckpointError: The folder is no sound checkpoint, the place is taken or cannot be reached.
+        CheckpointError: The folder is no sound checkpoint or holds something else too, the place is taken or cannot be
+            reached.
     """
     folder, place = _sound(checkpoint), _place(to, online)
     if isinstance(place, Path):
@@ -103,11 +115,28 @@ def _sound(checkpoint: str | Path) -> Path:
     path = checkpoint_path(checkpoint)
     check_seen(path)
     if not is_context_clues(path):
+        _refuse_others(path, OURS)
         return check_checkpoint(path)
     refuse_executable(path, "a checkpoint in safetensors format")
+    _refuse_others(path, CONTEXT_CLUES)
     require_files(path, CONFIG, TOKENIZER)
     read_config(path / CONFIG)
     return path
+
+
+def _refuse_others(folder: Path, known: tuple[str, ...]) -> None:
+    """Looks for files that are no part of a checkpoint: a table of patients beside it must not go out with it."""
+    others = [name for name in _files(folder) if not any(_fits(name, pattern) for pattern in known)]
+    if others:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(others[:5])}{' and others' if others[5:] else ''}, no part of a checkpoint",
+            expected=f"{', '.join(known)} alone",
+            fix="move what is not to be passed on to another folder",
+        )
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
 
 
 def _place(text: str, online: bool) -> Path | str:

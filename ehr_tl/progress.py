@@ -16,14 +16,18 @@ class Bar(Protocol):
 
 
 @contextmanager
-def bar(description: str, total: float | None = None) -> Iterator[Bar]:
-    """A progress bar with time left. At a terminal it is drawn; else one log line tells that the work began."""
+def bar(description: str, total: float | None = None, shown: bool = True) -> Iterator[Bar]:
+    """A progress bar with time left. At a terminal it is drawn; else one log line tells that the work began.
+
+    Where it is not `shown`, as in one of several processes for which another speaks, nothing is told.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        log.info(description)
+    if not shown or not console.is_terminal:
+        if shown:
+            log.info(description)
 
         class Silent:
             def advance(self, steps: float = 1, note: str = "") -> None:

@@ -35,6 +35,10 @@ UNIT_MISSING, UNIT_UNKNOWN, IMPLAUSIBLE = "unit_missing", "unit_unknown", "impla
 #: `metadata/codes.parquet`: every code of the events and every parent named.
 CODES = {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)}
 
+#: Further column there: whether the description is a terminology's, or enough subjects' records say it alike. Any other
+#: may be what somebody typed about one patient, and stays in the hospital.
+COMMON = "common"
+
 #: `metadata/subjects.parquet`.
 SUBJECTS = {"subject_id": pl.Int64, "patient_id": pl.String}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,10 +48,12 @@ def pretrain(
     from ehr_tl import threads as processors
 
     processors.limit(processors.allowed(threads))
+    main = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` starts one speaks
+    if not main:
+        logging.getLogger("ehr_tl").setLevel(logging.ERROR)
     from ehr_tl.transfer.pretrain import pretrain as make
 
-    written = make(
-        events, out, recipe=recipe, start=start, exclude=exclude, seed=seed, tensorboard=tensorboard
-    )
-    typer.echo(f"Checkpoint: {written}")
-    typer.echo(f"What it is, and how well it does: {written / 'MODEL_CARD.md'}")
+    written = make(events, out, recipe=recipe, start=start, exclude=exclude, seed=seed, tensorboard=tensorboard)
+    if main:
+        typer.echo(f"Checkpoint: {written}")
+        typer.echo(f"What it is, and how well it does: {written / 'MODEL_CARD.md'}")

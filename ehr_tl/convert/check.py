@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from ehr_tl import schema
 from ehr_tl.convert.adapter import Adapter, load_adapter
 from ehr_tl.convert.codes import Codes
 from ehr_tl.convert.conversion import convert
@@ -55,7 +56,7 @@ def run_example(case: Path) -> dict[str, str]:
         first = ["patient_id", "time", "code", "resource_id"]
         rows = rows.with_columns(pl.col("other_codes").list.join(" "))
         rows = rows.select(*first, pl.all().exclude(first)).sort(first, nulls_last=False)
-        codes = events.codes.with_columns(pl.col("parent_codes").list.join(" "))
+        codes = events.codes.select(schema.CODES.keys()).with_columns(pl.col("parent_codes").list.join(" "))
         return {
             "events.csv": rows.write_csv(),
             "codes.csv": codes.write_csv(),

@@ -77,7 +77,7 @@ class Concept:
 
 
 class Use(NamedTuple):
-    """How often a concept was used: `number` of events, and whose, up to `FEWEST_SUBJECTS`, where it has displays."""
+    """How often a concept was used: `number` of events, and whose, up to `FEWEST_SUBJECTS`, where it is described."""
 
     concept: Concept
     number: int
@@ -279,47 +279,68 @@ class Codes:
         return name, f"{name}//{code}", name in self._standard
 
 
+class _Sayings:
+    """What records say of codes, and how many subjects' records say it alike.
+
+    What is said of a code comes with it in most hospitals; in others somebody typed it, and it may name a patient. Uses
+    would not tell: one patient may have most of them.
+    """
+
+    def __init__(self) -> None:
+        self._uses: Counter[tuple[str, str]] = Counter()
+        self._bearers: dict[tuple[str, str], set[int]] = {}
+
+    def add(self, said: tuple[str, str], number: int, subjects: Collection[int]) -> None:
+        """Enters that so many events of these subjects say (code, text)."""
+        self._uses[said] += number
+        bearers = self._bearers.setdefault(said, set())
+        if len(bearers) < FEWEST_SUBJECTS:
+            bearers.update(subjects)
+
+    def first(self) -> dict[str, str]:
+        """Code -> what was said first."""
+        found: dict[str, str] = {}
+        for code, text in self._uses:
+            found.setdefault(code, text)
+        return found
+
+    def common(self) -> dict[str, str]:
+        """Code -> the commonest of what at least `FEWEST_SUBJECTS` subjects' records say alike."""
+        found: dict[str, str] = {}
+        for (code, text), _ in sorted(self._uses.items(), key=lambda item: (-item[1], item[0])):
+            if len(self._bearers[code, text]) >= FEWEST_SUBJECTS:
+                found.setdefault(code, text)
+        return found
+
+
 class Glossary:
     """The codes that events were given: what they mean, what lies above them, how they came about."""
 
     def __init__(self) -> None:
-        self._displays: Counter[tuple[str, str]] = Counter()
-        self._bearers: dict[tuple[str, str], set[int]] = {}
-        self._descriptions: dict[str, str] = {}
+        self._displays, self._descriptions = _Sayings(), _Sayings()
         self._above: dict[str, str] = {}
         self._codes: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._asked: Counter[Asked] = Counter()
 
     def add(self, uses: Iterable[Use]) -> None:
-        """Enters concepts with the number of their events; what is said first of a code counts."""
+        """Enters concepts with the number of their events and their subjects."""
         for concept, number, subjects in uses:
             self._codes.update(dict.fromkeys((concept.code, *concept.others)))
-            for code, description in concept.descriptions:
-                self._descriptions.setdefault(code, description)
+            for description in concept.descriptions:
+                self._descriptions.add(description, number, subjects)
             for code, parent in concept.above:
                 self._above.setdefault(code, parent)
             for display in concept.displays:
-                self._displays[display] += number
-                bearers = self._bearers.setdefault(display, set())
-                if len(bearers) < FEWEST_SUBJECTS:
-                    bearers.update(subjects)
+                self._displays.add(display, number, subjects)
             for system, how in concept.counts:
                 self._counts.setdefault(system, Counter())[how] += number
             for asked in concept.asked:
                 self._asked[asked] += number
 
     def displays(self) -> dict[str, str]:
-        """Code -> its commonest display of those that at least `FEWEST_SUBJECTS` subjects have.
-
-        A display comes with the code in most hospitals; in others somebody typed it, and it may name a patient. Uses
-        would not tell: one patient may have most of them.
-        """
-        found: dict[str, str] = {}
-        for (code, display), _ in sorted(self._displays.items(), key=lambda item: (-item[1], item[0])):
-            if len(self._bearers[code, display]) >= FEWEST_SUBJECTS:
-                found.setdefault(code, display)
-        return found
+        """Code -> its commonest display of those that at least `FEWEST_SUBJECTS` subjects have."""
+        return self._displays.common()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """System -> `kept`, `mapped`, `unmapped`: how often events were given codes that way."""
@@ -349,7 +370,9 @@ class Glossary:
         """`metadata/codes.parquet`: every code of events, and all that lies above them.
 
         A code's parents are those that its events give it (the code below a role, the question of an answer), those in
-        the hospital's own `terminology`, and those in the public classifications (`hierarchies`).
+        the hospital's own `terminology`, and those in the public classifications (`hierarchies`). Its description is
+        the commonest that enough subjects' records have, else the first that one has, else that of the terminology or
+        of the classifications; all but the second are `common` ones.
         """
         parents: dict[str, list[str]] = {}
         ahead = list(self._codes)
@@ -359,19 +382,13 @@ class Glossary:
                 every = dict.fromkeys([*own, *terminology.parents.get(code, ()), *look_up(code).parents])
                 parents[code] = [parent for parent in every if parent != code]
                 ahead += parents[code]
-        codes = sorted(parents)
-        return pl.DataFrame(
-            {
-                "code": codes,
-                "description": [self._description(code, terminology) for code in codes],
-                "parent_codes": [parents[code] for code in codes],
-            },
-            schema=schema.CODES,
-        )
-
-    def _description(self, code: str, terminology: Terminology) -> str | None:
-        """What the records say, else the hospital's terminology, else the public classifications."""
-        return self._descriptions.get(code) or terminology.descriptions.get(code) or look_up(code).description
+        first, common = self._descriptions.first(), self._descriptions.common()
+        rows = []
+        for code in sorted(parents):
+            listed = (terminology.descriptions.get(code), look_up(code).description)
+            found = common.get(code) or first.get(code) or listed[0] or listed[1]
+            rows.append((code, found, parents[code], found is not None and found in (common.get(code), *listed)))
+        return pl.DataFrame(rows, schema={**schema.CODES, schema.COMMON: pl.Boolean}, orient="row")
 
 
 def _sound(coding: Coding) -> Coding:

@@ -178,7 +178,9 @@ class Convert:
 
 def _uses(events: list[Event]) -> list[Use]:
     numbers = Counter(event.concept for event in events)
-    subjects: dict[Concept, set[int]] = {concept: set() for concept in numbers if concept.displays}
+    subjects: dict[Concept, set[int]] = {
+        concept: set() for concept in numbers if concept.displays or concept.descriptions
+    }
     for event in events:
         some = subjects.get(event.concept)
         if some is not None and len(some) < FEWEST_SUBJECTS:

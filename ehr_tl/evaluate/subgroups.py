@@ -67,9 +67,9 @@ def by_subgroup(frame: pl.DataFrame, people: pl.DataFrame, resamples: int, seed:
         resamples, seed: Of the bootstrap over subjects.
 
     Returns:
-        Per subgroup `group` ("sex" or "age"), `value`, `rows`, `subjects`, `outcomes`, `auroc`,
-        `observed_over_expected`. Where fewer than `FEWEST` people had the outcome, or were spared it, the two measures
-        are null and say why.
+        Per subgroup `group` ("sex" or "age"), `value`, `rows`, `subjects`, `outcomes` (rows), `positive_subjects`,
+        `auroc`, `observed_over_expected`. Where fewer than `FEWEST` people had the outcome, or were spared it, the two
+        measures are null and say why.
     """
     age = age_years(pl.col("prediction_time"), pl.col("birth"))
     known = frame.join(people, on="subject_id", how="left").with_columns(
@@ -88,7 +88,8 @@ def _measured(part: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
     labels, subjects = part["label"].to_numpy(), part["subject_id"].to_numpy()
     affected = part.filter(pl.col("label") == 1)["subject_id"].n_unique()
     spared = part.filter(pl.col("label") == 0)["subject_id"].n_unique()
-    counts = {"rows": len(labels), "subjects": int(np.unique(subjects).size), "outcomes": int(labels.sum())}
+    counts = {"rows": len(labels), "subjects": int(np.unique(subjects).size)}
+    counts |= {"outcomes": int(labels.sum()), "positive_subjects": affected}
     if min(affected, spared) < FEWEST:
         which = "with" if affected <= spared else "without"
         empty = {

@@ -148,7 +148,7 @@ def finetune(
         state: A folder.
     """
     before = checkpoint.vocabulary if checkpoint else Vocabulary([], [AGE], {}, {}, {}, architecture.buckets)
-    vocabulary = before.extend(inputs.records, inputs.subject[train], MIN_SUBJECTS)
+    vocabulary = before.extend([inputs.records], [inputs.subject[train]], MIN_SUBJECTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.hash_seed(seed))
         start = checkpoint.model if checkpoint else EhrModel(architecture.fitted(vocabulary))

@@ -10,6 +10,10 @@ from ehr_tl.files import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
+#: How a checkpoint was made: `command`, `licence`, `settings` (name -> value), `timings` (step -> seconds), `history`
+#: (losses).
+PRETRAINING = "pretraining.json"
+
 COPY_AGAIN = "copy the checkpoint again, all its files together"
 ELSEWHERE = "take a checkpoint from someone whom you trust"
 

@@ -59,6 +59,7 @@ class Records:
         above: What else each of `codes` may be called: others and all ancestors, nearest first.
         pairs: Code (position in `codes`) and unit ("" for none) of each kind of event.
         descriptions: Code or parent of one -> description, where there is one.
+        common: Codes whose description may leave the hospital (`schema.COMMON`).
         parents: Code or parent of one -> its parents, where there are any.
     """
 
@@ -79,6 +80,7 @@ class Records:
     above: tuple[tuple[str, ...], ...]
     pairs: tuple[tuple[int, str], ...]
     descriptions: dict[str, str]
+    common: frozenset[str]
     parents: dict[str, tuple[str, ...]]
 
     @property
@@ -212,6 +214,7 @@ def _arrays(
         above=tuple(line[1:] for line in lines),
         pairs=tuple(zip(code_of.tolist(), kinds["unit"])),
         descriptions=dict(zip(described["code"], described["description"])),
+        common=frozenset(described.filter(schema.COMMON)["code"] if schema.COMMON in described.columns else ()),
         parents=events.hierarchy.parents,
     )
 

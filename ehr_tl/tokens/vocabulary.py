@@ -2,7 +2,8 @@
 
 A code is known by itself, by its ancestors in the ontology and by the words of its description. Words and their
 three-letter pieces fall into a fixed number of hash buckets, so that a code that was never seen still lies near its
-relatives. A value is read by its place among the quantiles that were fitted for its code and unit.
+relatives. A description that may be what somebody typed about one patient (`schema.COMMON`) is not written down, and
+its code is read without it. A value is read by its place among the quantiles that were fitted for its code and unit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ehr_tl.concepts import Hierarchy
+from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT, Hierarchy
 from ehr_tl.errors import CheckpointError
 from ehr_tl.files import read_json, write_json
 from ehr_tl.schema import AGE
@@ -105,12 +106,12 @@ class Vocabulary:
         chosen = subjects or [None] * len(sources)
         return cls([], [AGE], {}, {}, {}, buckets)._learn(list(zip(sources, chosen, strict=True)), min_subjects)
 
-    def extend(self, records: Records, subjects: np.ndarray, min_subjects: int) -> Vocabulary:
-        """This vocabulary and what `subjects` (positions, the training subjects) have that it lacks.
+    def extend(self, sources: Sequence[Records], subjects: Sequence[np.ndarray], min_subjects: int) -> Vocabulary:
+        """This vocabulary and what the training subjects of hospitals have that it lacks.
 
-        Known codes keep their numbers and quantiles; new codes and units come after them.
+        Known codes keep their numbers and quantiles; new codes and units come after them. Arguments as in `fit`.
         """
-        return self._learn([(records, subjects)], min_subjects)
+        return self._learn(list(zip(sources, subjects, strict=True)), min_subjects)
 
     def _learn(self, sources: list[tuple[Records, np.ndarray | None]], min_subjects: int) -> Vocabulary:
         counts: dict[str, int] = {}
@@ -125,9 +126,12 @@ class Vocabulary:
             for pair, found, number in _values_per_pair(records, events):
                 values.setdefault(pair, []).append(found)
                 owners[pair] = owners.get(pair, 0) + number
-            descriptions = {**records.descriptions, **descriptions}
+            told = {code: text for code, text in records.descriptions.items() if code in records.common}
+            descriptions = {**told, **descriptions}
             parents = {**records.parents, **parents}
-        new = sorted(code for code, n in counts.items() if n >= min_subjects and code not in self._number)
+        new = sorted(
+            code for code, n in counts.items() if n >= _fewest(code, min_subjects) and code not in self._number
+        )
         codes = [*self.codes, *new]
         known = set(codes)
         edges = {code: dict(units) for code, units in self.edges.items()}
@@ -152,8 +156,7 @@ class Vocabulary:
         """Reads records as this vocabulary knows them."""
         words, ancestors = [], []
         for code, above in zip(records.codes, records.above):
-            description = self.descriptions.get(code) or records.descriptions.get(code) or code.split("//")[-1]
-            words.append(hash_words(description, self.buckets))
+            words.append(hash_words(self._description(code, records) or code.split("//")[-1], self.buckets))
             ancestors.append([self._number[a] for a in self._ancestors(code, above) if a in self._number])
         low, fraction = self._bins(records)
         return Encoding(
@@ -166,6 +169,10 @@ class Vocabulary:
             bin=low,
             fraction=fraction,
         )
+
+    def _description(self, code: str, records: Records) -> str | None:
+        """A known code keeps the description it was learned with, or none; a new one has what its events say."""
+        return (self.descriptions if code in self._number else records.descriptions).get(code)
 
     def _ancestors(self, code: str, above: tuple[str, ...]) -> tuple[str, ...]:
         """A known code keeps the ancestors it was learned with; a new one has what its events say."""
@@ -260,6 +267,11 @@ def _between(values: np.ndarray, edges: Sequence[float]) -> tuple[np.ndarray, np
     place = np.interp(values, distinct, places)
     low = np.minimum(np.nan_to_num(place), len(edges) - 2).astype(np.int64)
     return low, (place - low).astype(np.float32)
+
+
+def _fewest(code: str, min_subjects: int) -> int:
+    """How many subjects must have a code for it to be written down: what people typed may point at one of them."""
+    return max(min_subjects, FEWEST_SUBJECTS) if TEXT in code.split("//") else min_subjects
 
 
 def _offsets(lists: Sequence[Sequence[int]]) -> np.ndarray:

@@ -7,24 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ehr_tl.concepts import FEWEST_SUBJECTS
 from ehr_tl.events import Events
 from ehr_tl.files import read_json, whole
 from ehr_tl.models.checkpoint import CARD, Checkpoint, load_checkpoint
+from ehr_tl.models.folder import PRETRAINING
 
 if TYPE_CHECKING:
     from ehr_tl.models.network import EhrModel
     from ehr_tl.tokens.vocabulary import Vocabulary
-
-#: How a checkpoint was made: `command`, `settings` (name -> value), `timings` (step -> seconds), `history` (losses).
-PRETRAINING = "pretraining.json"
 
 #: Whose records come from the hospital of MIMIC.
 _OF_MIMIC = "physionet_2012"
 
 _CARD = """\
 ---
-license: apache-2.0
-library_name: ehr_tl
+{licence}library_name: ehr_tl
 tags: [ehr, fhir, meds, time-slots{tag}]
 ---
 
@@ -40,7 +38,7 @@ is for research and for building on. Nobody has shown that it is safe or of use 
 | --- | --- | --- | --- | --- |
 {sources}
 
-{notices}
+{notices}{terms}
 
 {held_out}
 
@@ -53,11 +51,7 @@ once `ehr_tl` was imported.
 
 ## How it was trained
 
-{timings} Made again by
-
-```
-{command}
-```
+{timings}{again}
 
 | setting | value |
 | --- | --- |
@@ -80,6 +74,10 @@ hospitals are the same: at another one expect less, and measure it there.
 - Not to limit, ration, delay or end care, not for insurance, employment or billing.
 - Not to find out whether somebody was among its sources, nor to make records that pass for real ones.
 {before}"""
+
+_TERMS = "\n\nThe weights are under the licence {licence}, and with attribution of their sources as above."
+
+_AGAIN = " Made again by\n\n```\n{command}\n```"
 
 _HELD_OUT = (
     "One subject in ten was held out to choose (`validation`), one in ten to be examined once (`test`), by a hash of "
@@ -152,7 +150,7 @@ def card_text(
         examination: As `transfer.examination.examine` gives it.
         before: The checkpoint that it was continued from.
     """
-    network = model.config
+    network, licence = model.config, made.get("licence")
     return _CARD.format(
         tag=", synthetic" if before is None and all(source.export.synthetic for source in sources) else "",
         held_out=_HELD_OUT if before is None else _CONTINUED.format(name=before.path.name),
@@ -167,7 +165,9 @@ def card_text(
         codes=len(vocabulary.codes),
         valued=len(vocabulary.valued),
         timings=_timings(made["timings"]),
-        command=made["command"],
+        again=_AGAIN.format(command=made["command"]) if made["command"] else "",
+        licence=f"license: {licence}\n" if licence else "",
+        terms=_TERMS.format(licence=licence) if licence else "",
         settings=_lines(_row(setting, _shown(value)) for setting, value in made["settings"].items()),
         part=examination["part"],
         losses=_losses(examination["losses"]),
@@ -246,7 +246,7 @@ def _tasks(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return _TASKS.format(
         rows=_lines(line for task in told for line in _measures(task)),
         sources=_lines(
-            _row(_asked(task), part["source"], f"{part['rows']:,}", part["positives"], _by_model(part["models"]))
+            _row(_asked(task), part["source"], *_counts(part, part["positives"]), _by_model(part["models"]))
             for task in told
             for part in task.get("sources", ())
         ),
@@ -259,7 +259,8 @@ def _asked(task: Mapping[str, Any]) -> str:
 
 
 def _measures(task: Mapping[str, Any]) -> Iterable[str]:
-    counts = (f"{task['rows']:,}", f"{task['subjects']:,}", f"{task['positives']:,}")
+    rows, positives = _counts(task, task["positives"])
+    counts = (rows, _few(task["subjects"], task["subjects"]), positives)
     if "models" not in task:
         return [_row(_asked(task), task["reason"], *counts, "-", "-", "-")]
     return [
@@ -277,10 +278,24 @@ def _subgroups(task: Mapping[str, Any]) -> Iterable[str]:
         yield _row(
             _asked(task),
             f"{first['group']} {first['value']}",
-            f"{first['rows']:,}",
-            first["outcomes"],
+            *_counts(first, first["outcomes"]),
             _by_model(found),
         )
+
+
+def _counts(found: Mapping[str, Any], positives: int) -> tuple[str, str]:
+    """Rows, and rows with the outcome."""
+    return _few(found["rows"], found["subjects"]), _few(positives, found["positive_subjects"])
+
+
+def _few(number: int, people: int) -> str:
+    """A number of rows, unless they are of so few people that it would point at them.
+
+    Examples:
+        >>> _few(1200, 700), _few(8, 2), _few(0, 0)
+        ('1,200', 'fewer than 5', '0')
+    """
+    return f"fewer than {FEWEST_SUBJECTS}" if 0 < people < FEWEST_SUBJECTS else f"{number:,}"
 
 
 def _by_model(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from ehr_tl.events import Events
 from ehr_tl.tokens.batches import ranges
 from ehr_tl.tokens.records import HOUR, Records, read_records
 from ehr_tl.tokens.sequences import Sequences
+
+log = logging.getLogger("ehr_tl")
 
 _DAY = 24 * HOUR
 _NEVER = np.iinfo(np.int64).max // 2
@@ -39,13 +42,16 @@ class Hospital:
     closes: int
     follows: bool
 
-    def random_rows(self, per_subject: int, subjects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+    def random_rows(
+        self, per_subject: int, subjects: np.ndarray, max_slots: int, rng: np.random.Generator
+    ) -> pl.DataFrame:
         """Random prediction times of subjects (positions), after their first event, before their death.
 
-        Of people who are not followed it is the end of their record alone.
+        Of people who are not followed it is the last event of every stretch of `max_slots // 2` slots, and so of their
+        record: as `tokens.sequences` cuts a record, each of its slots is then looked back on from one of them.
         """
         if not self.follows:
-            return self._ends(subjects)
+            return self._ends(subjects, max_slots // 2)
         first = np.full(len(self.records.subjects), self.closes)
         some = np.diff(self.records.first_event) > 0
         first[some] = self.records.time[self.records.first_event[:-1][some]]
@@ -57,10 +63,13 @@ class Hospital:
         rows = rows.filter(np.repeat(start < stop, per_subject))
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
-    def _ends(self, subjects: np.ndarray) -> pl.DataFrame:
-        some = subjects[np.diff(self.records.first_event)[subjects] > 0]
-        last = self.records.time[self.records.first_event[some + 1] - 1]
-        rows = pl.DataFrame({"subject_id": self.records.subjects[some], "prediction_time": last})
+    def _ends(self, subjects: np.ndarray, slots: int) -> pl.DataFrame:
+        records = self.records
+        begin, end = records.subject_slots[subjects], records.subject_slots[subjects + 1]
+        stretch, who = ranges(np.zeros_like(begin), -(-(end - begin) // slots))
+        slot = np.minimum(begin[who] + (stretch + 1) * slots, end[who]) - 1
+        last = records.time[records.slot_events[slot + 1] - 1]
+        rows = pl.DataFrame({"subject_id": records.subjects[subjects[who]], "prediction_time": last})
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
 
@@ -72,6 +81,10 @@ def read_hospital(events: Events, slot_hours: float, exclude: np.ndarray | None 
     Raises:
         RunError: The export's end is not known.
     """
+    if schema.COMMON not in events.codes.columns and events.codes["description"].count():
+        log.warning(
+            "%s was converted before descriptions were counted: none is learned; convert it anew", events.folder
+        )
     if events.export.end is None:
         raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
     subjects = events.subjects["subject_id"].unique().sort().to_numpy()

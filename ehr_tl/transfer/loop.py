@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from ehr_tl.errors import RunError
+from ehr_tl.errors import EhrTlError, RunError
+from ehr_tl.files import locked
 from ehr_tl.models import training
 from ehr_tl.models.network import EhrModel
 from ehr_tl.progress import Bar, bar
@@ -71,6 +73,9 @@ class Loop:
         state: Folder of the state, in safetensors and JSON.
         tensorboard: Folder for TensorBoard's logs; None: none are written.
         given: Stands for the weights and records that it begins with; a state of others is not taken up.
+
+    Attributes:
+        main: Whether this process is the one of several that validates, tells and writes.
     """
 
     def __init__(
@@ -95,20 +100,38 @@ class Loop:
         self.settings = {**asdict(config), "horizons_days": list(config.horizons_days), "seed": seed}
         self.settings["network"] = network.config.to_dict()
         self.settings.update(given=given, processes=self.accelerator.num_processes)
-        self.tensorboard = tensorboard if self.accelerator.is_main_process else None
+        self.main = self.accelerator.is_main_process
+        self.tensorboard = tensorboard if self.main else None
 
     def run(self) -> Progress:
-        """Trains to the end and returns how it went."""
-        done = self._load() or Progress.begin()
-        with _writer(self.tensorboard, done.slots) as board, bar("pretraining", self.config.epochs) as shown:
-            shown.advance(done.epoch)
-            while done.epoch < self.config.epochs:
-                with training.trained_quickly(self.network):
-                    done = self._epoch(done, shown, board)
-                self._save(done)
-                log.info("pretraining: %s", done.history[-1])
+        """Trains to the end and returns how it went; the history of a process that is not `main` has no validation.
+
+        Raises:
+            RunError: Another process trains in the same state, nobody has a record, or the losses are no numbers.
+        """
+        with self._alone():
+            done = self._load() or Progress.begin()
+            shows = bar("pretraining", self.config.epochs, shown=self.main)
+            with _writer(self.tensorboard, done.slots) as board, shows as shown:
+                shown.advance(done.epoch)
+                while done.epoch < self.config.epochs:
+                    with training.trained_quickly(self.network):
+                        done = self._epoch(done, shown, board)
+                    self._save(done)
+                    if self.main:
+                        log.info("pretraining: %s", done.history[-1])
         self.network.to("cpu").eval()
         return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other trainings off the state; the other processes of this one are let in by its main one."""
+        if not self.main:
+            yield
+            return
+        self.state.mkdir(parents=True, exist_ok=True)
+        with locked(self.state):
+            yield
 
     def _epoch(self, done: Progress, shown: Bar, board: Any) -> Progress:
         work = self._work(done.epoch)
@@ -132,8 +155,8 @@ class Loop:
                 self._save(Progress(done.epoch, step + 1, done.history, sums, seconds, done.slots + slots))
                 saved = now
         losses = {name: round(total / count, 4) for name, (total, count) in sums.items()}
-        held_out = validate(self.network, self.sources, self.config, self.seed)
-        if not math.isfinite(losses["loss"] + held_out["loss"]):
+        held_out = validate(self.network, self.sources, self.config, self.seed) if self.main else {}
+        if not math.isfinite(losses["loss"] + held_out.get("loss", 0.0)):
             raise RunError(
                 "The loss is no number any more: the training has diverged",
                 expected="weights that stay finite",
@@ -168,7 +191,7 @@ class Loop:
         return {"loss": float(total.detach()), **{name: float(loss) for name, loss in parts.items()}}
 
     def _save(self, done: Progress) -> None:
-        if self.accelerator.is_main_process:
+        if self.main:
             modules = {"network": self.network}
             training.save_state(self.state, modules, _plain(self.optimiser), asdict(done), self.settings)
 
@@ -176,7 +199,7 @@ class Loop:
         modules = {"network": self.network}
         notes = training.load_state(self.state, modules, _plain(self.optimiser), self.settings)
         self.accelerator.wait_for_everyone()
-        if notes is None and (self.state / training.STATE).exists():
+        if self.main and notes is None and (self.state / training.STATE).exists():
             log.warning("%s is not of this training, or broken: it begins anew", self.state / training.STATE)
         return None if notes is None else Progress(**notes)
 
@@ -213,22 +236,24 @@ def _plain(optimiser: Any) -> torch.optim.Optimizer:
     return getattr(optimiser, "optimizer", optimiser)
 
 
+def require_tensorboard() -> None:
+    """Raises an `EhrTlError` where TensorBoard is not installed: asked before the records are read."""
+    if find_spec("tensorboard") is None:
+        raise EhrTlError(
+            "TensorBoard is not installed",
+            expected="the package tensorboard, to write its logs",
+            fix="pip install 'ehr_tl[tensorboard]', or leave --tensorboard out",
+        )
+
+
 @contextmanager
 def _writer(folder: Path | None, slots: int) -> Iterator[Any]:
     """TensorBoard's writer; what an earlier process wrote beyond the state that was found is taken back."""
     if folder is None:
         yield None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        from ehr_tl.errors import EhrTlError
+    from torch.utils.tensorboard import SummaryWriter
 
-        raise EhrTlError(
-            "TensorBoard is not installed",
-            expected="the package tensorboard, to write its logs",
-            fix="pip install 'ehr_tl[tensorboard]', or leave --tensorboard out",
-        ) from None
     with SummaryWriter(folder, purge_step=slots or None) as writer:
         yield writer
 

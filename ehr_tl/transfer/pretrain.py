@@ -38,15 +38,15 @@ from ehr_tl.models.checkpoint import (
     round_to_half,
     save_model,
 )
-from ehr_tl.models.folder import CONFIG
+from ehr_tl.models.folder import CONFIG, PRETRAINING
 from ehr_tl.models.network import EhrConfig, EhrModel, extended
 from ehr_tl.models.source import SourceModels
 from ehr_tl.tokens.vocabulary import Vocabulary
-from ehr_tl.transfer.card import PRETRAINING, card_text
+from ehr_tl.transfer.card import card_text
 from ehr_tl.transfer.examination import examine
 from ehr_tl.transfer.foresight import Foresight, Hospital, read_hospital
 from ehr_tl.transfer.held_out import PARTS, TEST, TRAIN, VALIDATION, parts
-from ehr_tl.transfer.loop import Loop, Progress
+from ehr_tl.transfer.loop import Loop, Progress, require_tensorboard
 from ehr_tl.transfer.recipe import BASE, CONTINUED, NetworkConfig, Recipe, load_recipe
 from ehr_tl.transfer.seen import write_seen
 from ehr_tl.transfer.source_models import fit_source_models
@@ -65,7 +65,7 @@ class Prepared:
         events: The sources.
         recipe: How the checkpoint is made.
         start: The checkpoint that is continued from; None: from nothing.
-        tasks: The sources' own questions, labelled.
+        tasks: The sources' own questions, labelled; none where pretraining is continued.
         vocabulary: Codes and values of those who train.
         network: The architecture.
         sources: The sources as the loop reads them.
@@ -134,6 +134,7 @@ def make_checkpoint(
     exclude: np.ndarray | None = None,
     seed: int = 0,
     tensorboard: Path | None = None,
+    command: str = "",
 ) -> Path:
     """Makes a checkpoint; one that was interrupted goes on from its last state, in `OUT.state`.
 
@@ -145,21 +146,24 @@ def make_checkpoint(
         exclude: Ids of subjects who are to stay unseen, in every source.
         seed: Fixes everything random.
         tensorboard: Folder for TensorBoard's logs.
+        command: What makes it anew, for its card; "": no command does.
 
     Returns:
         `out`.
 
     Raises:
-        RunError: A source's export has no end, or nobody is left to learn from.
+        RunError: A source's export has no end, nobody is left to learn from, or another process makes the same.
         CohortError: No source can label a task that its adapter should.
     """
     place = out.absolute()
     state = place.with_name(place.name + ".state")
     check_place(state)
+    if tensorboard is not None:
+        require_tensorboard()
     prepared = prepare(events, recipe, start, exclude)
     trained = train(prepared, seed, state, tensorboard)
     if trained.main:
-        write(place, prepared, trained)
+        write(place, prepared, trained, command)
         remove(state)
     return out
 
@@ -175,7 +179,7 @@ def prepare(
     members = [_members(each, start is not None) for each in hospitals]
     if not any(len(each[TRAIN]) for each in members):
         raise RunError("Nobody is left to learn from", expected="subjects that are not excluded")
-    tasks = label_tasks(events, recipe.tasks, exclude)
+    tasks = [] if start else label_tasks(events, recipe.tasks, exclude)
     vocabulary = _vocabulary(hospitals, [each[TRAIN] for each in members], recipe, start)
     network = _network(hospitals, vocabulary, tasks, recipe, start)
     outcomes, horizons = network.outcomes, network.horizons_days
@@ -184,7 +188,7 @@ def prepare(
             hospital,
             vocabulary.encode(hospital.records),
             Foresight(hospital, outcomes, horizons) if hospital.follows and outcomes else None,
-            labels_of(() if start else tasks, number),
+            labels_of(tasks, number),
             members[number],
         )
         for number, hospital in enumerate(hospitals)
@@ -203,7 +207,7 @@ def train(prepared: Prepared, seed: int, state: Path, tensorboard: Path | None =
     loop = Loop(model, prepared.sources, prepared.recipe.training, seed, state, tensorboard, prepared.fingerprint())
     progress = loop.run()
     round_to_half(model)
-    return Pretrained(model.eval(), progress, seed, loop.accelerator.is_main_process)
+    return Pretrained(model.eval(), progress, seed, loop.main)
 
 
 def _source_models(prepared: Prepared) -> SourceModels | None:
@@ -213,7 +217,7 @@ def _source_models(prepared: Prepared) -> SourceModels | None:
     return fit_source_models(prepared.events, prepared.tasks, seed=0) if prepared.tasks else None
 
 
-def write(out: Path, prepared: Prepared, trained: Pretrained) -> None:
+def write(out: Path, prepared: Prepared, trained: Pretrained, command: str = "") -> None:
     """Fits source models, examines all on those who validate, and writes the checkpoint folder, whole or not at all."""
     timings = {"reading and labelling": prepared.seconds, "training": trained.progress.seconds}
     before = prepared.start.path if prepared.start else None
@@ -228,7 +232,8 @@ def write(out: Path, prepared: Prepared, trained: Pretrained) -> None:
         with _timed(timings, "examination"):
             found = examined(Checkpoint(trained.model, prepared.vocabulary, "", temporary), prepared, VALIDATION)
         made = {
-            "command": _command(out, prepared, trained),
+            "command": command,
+            "licence": prepared.recipe.licence,
             "settings": _settings(prepared, trained),
             "timings": timings,
             "slots": trained.progress.slots,
@@ -274,13 +279,10 @@ def _members(hospital: Hospital, continued: bool) -> dict[str, np.ndarray]:
 def _vocabulary(
     hospitals: list[Hospital], members: list[np.ndarray], recipe: Recipe, start: Checkpoint | None
 ) -> Vocabulary:
-    least = recipe.training.min_subjects
+    records, least = [each.records for each in hospitals], recipe.training.min_subjects
     if start is None:
-        return Vocabulary.fit([each.records for each in hospitals], least, recipe.network.buckets, members)
-    vocabulary = start.vocabulary
-    for hospital, subjects in zip(hospitals, members):
-        vocabulary = vocabulary.extend(hospital.records, subjects, least)
-    return vocabulary
+        return Vocabulary.fit(records, least, recipe.network.buckets, members)
+    return start.vocabulary.extend(records, members, least)
 
 
 def _network(
@@ -350,12 +352,16 @@ def _set_base_rates(model: EhrModel, prepared: Prepared, seed: int) -> None:
         model.tasks.bias.copy_(torch.logit(torch.from_numpy(rate)))
 
 
-def _command(out: Path, prepared: Prepared, trained: Pretrained) -> str:
-    """What makes it anew; folders by their names alone."""
-    words = ["ehr-tl", "pretrain", *(events.folder.name for events in prepared.events)]
-    words += ["--from", prepared.start.path.name] if prepared.start is not None else []
-    words += ["--recipe", prepared.recipe.name, "--seed", str(trained.seed), "--out", out.name]
-    return shlex.join(words)
+def _command(folders: Many[str | Path], seed: int, **options: str | Path | None) -> str:
+    """What makes it anew; files and folders by their names alone, since a path may be that of somebody's home."""
+    words = ["ehr-tl", "pretrain", *map(_name, folders)]
+    for option, value in options.items():
+        words += [f"--{option}", _name(value)] if value is not None else []
+    return shlex.join([*words, "--seed", str(seed)])
+
+
+def _name(path: str | Path) -> str:
+    return Path(path).absolute().name
 
 
 def _settings(prepared: Prepared, trained: Pretrained) -> dict[str, Any]:
@@ -416,14 +422,16 @@ def pretrain(
             expected="each hospital once",
         )
     begin = load_own_checkpoint(start) if start is not None else None
+    recipe = recipe or (CONTINUED if start is not None else BASE)
     return make_checkpoint(
         [Events(folder) for folder in folders],
-        load_recipe(recipe or (CONTINUED if start is not None else BASE)),
+        load_recipe(recipe),
         out,
         start=begin,
         exclude=_subjects(Path(exclude)) if exclude is not None else None,
         seed=seed,
         tensorboard=Path(tensorboard) if tensorboard is not None else None,
+        command=_command(folders, seed, **{"from": start}, exclude=exclude, recipe=recipe, out=out),
     )
 
 

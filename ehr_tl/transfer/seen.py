@@ -8,6 +8,7 @@ tries out all numbers, dates of birth and genders finds those that were seen.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import polars as pl
 from ehr_tl.errors import CheckpointError
 from ehr_tl.events import Events
 from ehr_tl.files import whole
-from ehr_tl.models.folder import COPY_AGAIN
+from ehr_tl.models.folder import COPY_AGAIN, PRETRAINING
 from ehr_tl.schema import BIRTH, GENDER
+
+log = logging.getLogger("ehr_tl")
 
 SEEN = "seen.parquet"
 _FINGERPRINT = "fingerprint"
@@ -56,7 +59,8 @@ def refuse_seen(checkpoint: Path, events: Events, subjects: np.ndarray) -> None:
     """Looks for subjects of an evaluation among those that a checkpoint has seen.
 
     Args:
-        checkpoint: The folder of the checkpoint. Without `seen.parquet` nothing was recorded, and nothing is refused.
+        checkpoint: The folder of the checkpoint. Without `seen.parquet` nothing is refused; where it has
+            `pretraining.json`, and so once had that too, a warning says so.
         events: The events folder.
         subjects: Ids of the subjects to evaluate on, shape (n,).
 
@@ -64,6 +68,8 @@ def refuse_seen(checkpoint: Path, events: Events, subjects: np.ndarray) -> None:
         CheckpointError: It has seen one of them, or its `seen.parquet` is broken.
     """
     if not (checkpoint / SEEN).is_file():
+        if (checkpoint / PRETRAINING).is_file():
+            log.warning("%s no longer tells whom it was pretrained on: see to it that none is held out", checkpoint)
         return
     asked = _fingerprints(events, subjects)
     known = asked[_FINGERPRINT].is_in(_read(checkpoint).to_list())

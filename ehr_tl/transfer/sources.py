@@ -72,7 +72,7 @@ class Source:
     def draw(self, part: str, queries: int, max_slots: int, rng: np.random.Generator) -> Drawn:
         """Asks the subjects of a part at random times and at those of their labels."""
         subjects = self.members[part]
-        random = self.hospital.random_rows(queries, subjects, rng)
+        random = self.hospital.random_rows(queries, subjects, max_slots, rng)
         labelled = np.isin(self.labels.rows["subject_id"].to_numpy(), self.hospital.records.subjects[subjects])
         rows = pl.concat([random, self.labels.rows.filter(labelled)])
         unlabelled = np.full((random.height, self.labels.values.shape[1]), np.nan, dtype=np.float32)

@@ -104,6 +104,26 @@ def test_no_broken_checkpoint_is_pushed(ours, tmp_path):
     assert not (tmp_path / "share").exists()
 
 
+@pytest.mark.parametrize("name", ["cohort.parquet", "source/notes.md", "model-2.safetensors"])
+def test_what_is_no_part_of_a_checkpoint_is_not_pushed(ours, tmp_path, name):
+    (ours / name).write_text("patients")
+    with pytest.raises(CheckpointError, match=f"holds {name}, no part of a checkpoint"):
+        push(ours, str(tmp_path / "share"))
+    assert not (tmp_path / "share").exists()
+
+
+def test_a_checkpoint_of_the_other_family_is_pushed_with_its_shards_alone(tmp_path):
+    names = ["README.md", "config.json", "model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+    names.append("tokenizer_config.json")
+    (tmp_path / "theirs").mkdir()
+    for name in [*names, "labels.csv"]:
+        (tmp_path / "theirs" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds labels\.csv"):
+        push(tmp_path / "theirs", str(tmp_path / "share"))
+    (tmp_path / "theirs" / "labels.csv").unlink()
+    assert push(tmp_path / "theirs", str(tmp_path / "share")) == names
+
+
 @pytest.mark.parametrize("place", ["hf://owner/name", "hf://owner", "hf://owner/../name", "https://hub/owner/name"])
 def test_no_network_unless_asked_and_no_other_places(ours, tmp_path, monkeypatch, place):
     monkeypatch.setattr(huggingface_hub, "HfApi", None)

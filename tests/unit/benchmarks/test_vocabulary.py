@@ -43,7 +43,7 @@ def hospital(benchmark, write_events):
 
 def test_a_renamed_code_keeps_its_description_and_values_and_loses_its_parents(benchmark, hospital):
     checkpoint, asked = hospital
-    records = replace(asked.records, descriptions={"LAB//1": "Sodium"})
+    records = replace(asked.records, descriptions={"LAB//1": "Sodium"}, common=frozenset(["LAB//1"]))
     hidden = np.array([code == "LAB//1" for code in records.codes])
     local = benchmark.renamed(records, hidden)
     place = records.codes.index("LAB//1")
@@ -52,7 +52,9 @@ def test_a_renamed_code_keeps_its_description_and_values_and_loses_its_parents(b
     assert local.above[place] == ()
     assert [code for i, code in enumerate(local.codes) if i != place] == [c for c in records.codes if c != "LAB//1"]
     everyone = np.arange(len(records.subjects))
-    encoding = checkpoint.vocabulary.extend(local, everyone, 5).encode(local)
+    extended = checkpoint.vocabulary.extend([local], [everyone], 5)
+    assert extended.descriptions[local.codes[place]] == "Sodium"
+    encoding = extended.encode(local)
     assert (encoding.bin[records.code == place] >= 0).all()
     assert encoding.own[place] > checkpoint.vocabulary.encode(records).own.max()
 

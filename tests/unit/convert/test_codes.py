@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ehr_tl.concepts import FEWEST_SUBJECTS
+from ehr_tl.tokens.records import read_records
+from ehr_tl.tokens.vocabulary import Vocabulary
+
 SNOMED, LOCAL = "http://snomed.info/sct", "https://hospital.example/codes/diagnosis"
 ICD = "http://hl7.org/fhir/sid/icd-10-cm"
 
@@ -129,6 +133,7 @@ def test_every_code_and_every_parent_is_in_the_table(converted, fhir):
         "code": "LOINC//2345-7//SNOMED//260385009",
         "description": "Glucose: Negative",
         "parent_codes": ["LOINC//2345-7"],
+        "common": False,
     }
 
 
@@ -188,3 +193,29 @@ def test_the_version_of_a_canonical_system_is_no_name(converted, fhir):
     codes = [{"system": f"urn:ours:{name}|1.0", "code": "q1"} for name in ("phq9", "gad7")]
     found = converted(fhir.mary, *(fhir.condition(f"c{n}", code={"coding": [c]}) for n, c in enumerate(codes)))
     assert found.codes_of("Condition/c0") == ["phq9//q1"] and found.codes_of("Condition/c1") == ["gad7//q1"]
+
+
+def test_what_somebody_typed_of_a_patient_stays_out_of_a_vocabulary(converted, fhir, tmp_path):
+    def told(i, code, text):
+        return fhir.condition(
+            f"{code}{i}" if code else f"{text[:4]}{i}", subject={"reference": f"Patient/p{i}"}, code=local(code, text)
+        )
+
+    def local(code, text):
+        return {"coding": [{"system": "urn:ours", "code": code}], "text": text} if code else {"text": text}
+
+    enough, all_but_one = range(FEWEST_SUBJECTS + 1), range(FEWEST_SUBJECTS - 1)
+    events = converted(
+        *({"resourceType": "Patient", "id": f"p{i}", "birthDate": "1950-02-01"} for i in enough),
+        *(told(i, "D17", None if i else "Fall at Mrs Miller's wedding") for i in enough),
+        *(told(i, "D18", "Fall" if i else "Fell over Mrs Miller's dog") for i in enough),
+        *(told(i, "", "Fell down Mrs Miller's stairs") for i in all_but_one),
+        *(told(i, "", "Fracture") for i in enough),
+    ).events
+    rows = {row["code"]: (row["description"], row["common"]) for row in events.codes.iter_rows(named=True)}
+    assert rows["ours//D17"] == ("Fall at Mrs Miller's wedding", False)
+    assert rows["ours//D18"] == ("Fall", True)
+    vocabulary = Vocabulary.fit([read_records(events)], min_subjects=1)
+    vocabulary.save(tmp_path / "vocabulary.json")
+    assert vocabulary.descriptions == {"ours//D18": "Fall", "TEXT//Fracture": "Fracture"}
+    assert "Miller" not in (tmp_path / "vocabulary.json").read_text()

@@ -187,9 +187,8 @@ def test_room_for_new_codes_changes_no_answer(write_events, facts, tmp_path):
     vocabulary = Vocabulary.fit([records], 1)
     model = network(vocabulary)
     local = [(1, START, "LOCAL//7", float(v), "mmol/L") for v in range(30)]
-    larger = vocabulary.extend(
-        read_records(write_events(local, folder=tmp_path / "b"), slot_hours=24), np.array([0]), 1
-    )
+    theirs = read_records(write_events(local, folder=tmp_path / "b"), slot_hours=24)
+    larger = vocabulary.extend([theirs], [np.array([0])], 1)
     assert "LOCAL//7" in larger.codes and len(larger.valued) > len(vocabulary.valued)
     grown = RiskNetwork(extended(model.body, larger))
     grown.head.load_state_dict(model.head.state_dict())

@@ -62,7 +62,7 @@ def test_a_value_in_an_unknown_unit_is_not_read_until_training_subjects_taught_i
     local = [*facts(range(1, 3), "LOCAL//x", range(4, 24), "mmol/L")]
     other = read_records(write_events(local, folder=tmp_path / "other"), slot_hours=24)
     assert np.all(vocabulary.encode(other).bin == -1)
-    extended = vocabulary.extend(other, np.array([0, 1]), 2)
+    extended = vocabulary.extend([other], [np.array([0, 1])], 2)
     assert np.all(extended.encode(other).bin[~np.isnan(other.value)] >= 0)
     assert extended.edges["LOINC//2345-7"]["mg/dL"] == vocabulary.edges["LOINC//2345-7"]["mg/dL"]
     assert extended.codes[: len(vocabulary.codes)] == vocabulary.codes and "LOCAL//x" in extended.codes
@@ -71,9 +71,18 @@ def test_a_value_in_an_unknown_unit_is_not_read_until_training_subjects_taught_i
 def test_extending_looks_at_the_training_subjects_alone(records, write_events, tmp_path):
     rows = [*facts((1, 2), "LOCAL//a", range(30)), *facts((3, 4), "LOCAL//b", range(1000, 1030))]
     other = read_records(write_events(rows, folder=tmp_path / "other"), slot_hours=24)
-    fitted = Vocabulary([], ["AGE"], {}, {}, {}, 64).extend(other, np.array([0, 1]), 2)
+    fitted = Vocabulary([], ["AGE"], {}, {}, {}, 64).extend([other], [np.array([0, 1])], 2)
     assert "LOCAL//a" in fitted.codes and "LOCAL//b" not in fitted.codes
     assert max(fitted.edges["LOINC//2345-7"]["mg/dL"]) < 30
+
+
+def test_extending_counts_over_all_hospitals(records, write_events, tmp_path):
+    others = [
+        read_records(write_events([*facts(range(1, 6), "X//new", range(10))], folder=tmp_path / name), slot_hours=24)
+        for name in ("north", "south")
+    ]
+    for found in (Vocabulary.fit([records], 5).extend(others, [np.arange(5)] * 2, 10), Vocabulary.fit(others, 10)):
+        assert "X//new" in found.codes and "mg/dL" in found.edges["LOINC//2345-7"]
 
 
 def test_a_saved_vocabulary_is_the_same(records, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ import pytest
 import torch
 
 from ehr_tl import schema
-from ehr_tl.errors import PipelineError, RunError
+from ehr_tl.cli import pretrain as cli
+from ehr_tl.errors import EhrTlError, PipelineError, RunError
 from ehr_tl.events import Events
+from ehr_tl.files import locked
 from ehr_tl.models import training
 from ehr_tl.models.checkpoint import load_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
@@ -79,7 +82,7 @@ def test_the_next_slot_is_that_of_the_same_sequence(write_events):
 def test_prediction_times_lie_in_the_honest_range(hospital):
     events = hospital(20)
     source = read_hospital(events, 24)
-    drawn = source.random_rows(50, np.arange(20), np.random.default_rng(0))
+    drawn = source.random_rows(50, np.arange(20), 256, np.random.default_rng(0))
     first = events.scan().filter(pl.col("code") == "VISIT_START//AMB").group_by("subject_id").agg(pl.col("time").min())
     joined = drawn.join(first.collect(), on="subject_id")
     assert joined.height == 1000
@@ -90,10 +93,20 @@ def test_prediction_times_lie_in_the_honest_range(hospital):
 def test_where_dates_are_shifted_nothing_is_foretold_at_random_times(hospital):
     events = hospital(20)
     source = replace(read_hospital(events, 24), follows=False)
-    asked = source.random_rows(50, np.arange(20), np.random.default_rng(0))
+    asked = source.random_rows(50, np.arange(20), 256, np.random.default_rng(0))
     last = events.scan().filter(pl.col("code") != schema.DEATH).group_by("subject_id").agg(pl.col("time").max())
     joined = asked.join(last.collect(), on="subject_id")
     assert joined.height == 20 and (joined["prediction_time"] == joined["time"]).all()
+
+
+def test_every_stretch_of_a_long_record_with_shifted_dates_is_asked_about(write_events):
+    facts = [(s, day(d), "X//a") for s, days in ((1, 21), (2, 4), (3, 1)) for d in range(days)]
+    source = replace(read_hospital(write_events(facts, end=day(100)), 24), follows=False)
+    asked = source.random_rows(1, np.array([0, 1, 2]), 8, np.random.default_rng(0))
+    assert asked.rows() == rows((1, 3), (1, 7), (1, 11), (1, 15), (1, 19), (1, 20), (2, 3), (3, 0)).rows()
+    sequences = build_sequences(source.records, asked, 8)
+    seen = {slot for sequence in sequences.group(np.arange(8)) for slot in range(sequence.start, sequence.stop + 1)}
+    assert seen == set(range(26))
 
 
 @pytest.fixture
@@ -141,6 +154,31 @@ def test_what_is_hidden_is_not_shown_but_asked_for(prepared):
     shown = exercise(drawn, lanes, replace(QUICK, event_dropout=0.9), np.random.default_rng(0))
     assert len(shown.seen.code) < 0.6 * len(shown.batch.code)
     assert len(shown.following.place) == len(next_slot(shown.batch, len(shown.hidden)).place)
+
+
+def test_one_process_alone_trains_in_a_state(prepared, tmp_path):
+    (tmp_path / "state").mkdir()
+    with locked(tmp_path / "state"), pytest.raises(RunError, match="Another ehr-tl is at work"):
+        train(prepared, 0, tmp_path / "state")
+
+
+def test_missing_tensorboard_is_told_before_records_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(EhrTlError, match="TensorBoard is not installed"):
+        make_checkpoint([], RECIPE, tmp_path / "out", tensorboard=tmp_path / "logs")
+
+
+def test_of_several_processes_the_main_one_speaks(monkeypatch, capsys):
+    monkeypatch.setattr("ehr_tl.transfer.pretrain.pretrain", lambda *_, **__: Path("out"))
+    monkeypatch.setattr("ehr_tl.threads.limit", lambda _: None)
+    level = logging.getLogger("ehr_tl").level
+    try:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            cli.pretrain([Path("events")], Path("out"), threads=1)
+            assert bool(capsys.readouterr().out) == (rank == "0")
+    finally:
+        logging.getLogger("ehr_tl").setLevel(level)
 
 
 def test_a_state_of_other_settings_is_not_taken_up(prepared, tmp_path):
@@ -196,7 +234,12 @@ def test_a_checkpoint_is_written_continued_and_knows_whom_it_has_seen(hospital, 
     (tmp_path / "first" / "MODEL_CARD.md").write_text("---\nlicense: odc-by\n---\n\n# First\n\nPhysioNet, ODC-By.\n")
     second = load_checkpoint(pretrain([ours.folder], tmp_path / "next", **told))
     assert "goes on from `first`" in second.card and "\n### First\n\nPhysioNet, ODC-By.\n" in second.card
-    assert "`test`" not in second.card and second.card.count("license:") == 1
+    assert "`test`" not in second.card and "license:" not in second.card
+    assert (
+        "ehr-tl pretrain ours --from first --exclude held.parquet --recipe brief.yaml --out next --seed 0"
+        in second.card
+    )
+    assert str(tmp_path) not in second.card
     assert second.vocabulary.codes[: len(first.vocabulary.codes)] == first.vocabulary.codes
     assert second.model.config.outcomes == first.model.config.outcomes
     assert not torch.equal(first.model.words.weight, second.model.words.weight)
@@ -279,7 +322,8 @@ def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, t
     first = load_checkpoint(make_checkpoint([hospital(40)], brief, tmp_path / "first"))
     config = EhrConfig.from_dict({**first.model.config.to_dict(), "tasks": ["decline"]})
     start = replace(first, model=EhrModel(config).eval())
-    found = train(prepare([hospital(30, 2, tmp_path / "ours")], brief, start), 0, tmp_path / "state")
+    asking = replace(brief, tasks={"test": ("no such pipeline",)})  # nor are those of the recipe labelled
+    found = train(prepare([hospital(30, 2, tmp_path / "ours")], asking, start), 0, tmp_path / "state")
     assert found.model.config.tasks == ["decline"]
     assert torch.equal(found.model.tasks.weight, start.model.tasks.weight.half().float())
 

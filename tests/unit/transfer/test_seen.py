@@ -60,3 +60,9 @@ def test_nothing_recorded_refuses_nobody_and_a_broken_record_is_named(people, tm
     (tmp_path / SEEN).write_bytes(b"PAR1")
     with pytest.raises(CheckpointError, match=SEEN):
         refuse_seen(tmp_path, events, np.array([1]))
+
+
+def test_a_record_that_was_taken_out_is_missed(people, tmp_path, caplog):
+    (tmp_path / "pretraining.json").write_text("{}")
+    refuse_seen(tmp_path, people("one", {1: 1950}), np.array([1]))
+    assert "no longer tells whom it was pretrained on" in caplog.text
