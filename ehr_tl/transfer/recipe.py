@@ -77,19 +77,19 @@ class Recipe:
     Attributes:
         name: Its name.
         title: What comes out, in a line.
-        licence: Under which its weights may be passed on (an SPDX identifier), as its card says; None: it says nothing.
         tasks: Name of an adapter -> pipelines whose questions its exports answer: the source tasks. Where pretraining
             is continued they are not looked at: heads and trees stay those of the checkpoint.
         network: Where pretraining is continued, the checkpoint's counts instead.
         training: How it is trained.
+        licence: Under which its weights may be passed on (an SPDX identifier), as its card says; None: it says nothing.
     """
 
     name: Name
     title: Said
-    licence: Name | None = None
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+    licence: Name | None = None
 
 
 def load_recipe(name: str | Path) -> Recipe:
