@@ -37,6 +37,7 @@ HOSPITAL, INTENSIVE_CARE = "IMP", "ACUTE"
 log = logging.getLogger("ehr_tl")
 
 Tables = dict[str, pl.DataFrame]
+Measured = dict[str, tuple[str, str, str]]
 
 
 def later(hours: str | pl.Expr) -> pl.Expr:
@@ -71,9 +72,47 @@ def members(path: Path, ending: str) -> Iterator[tuple[str, bytes]]:
         raise ExportError(f"{path} holds no *{ending}", expected="the folder or zip file of the set as it is published")
 
 
-def stack(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Rows of several tables with the same columns, which may stand in any order."""
-    return pl.concat([frame.select(frames[0].columns) for frame in frames])
+def visits(stays: pl.DataFrame, hospital: dict[str, pl.Expr], intensive: dict[str, pl.Expr]) -> pl.DataFrame:
+    """The stay in hospital and the one in intensive care of each patient.
+
+    Args:
+        stays: A row for each, with `patient_id`.
+        hospital, intensive: Columns of each kind, as in the table above; those not given are empty.
+    """
+    empty = dict.fromkeys(("unit", "unit_name", "start", "end", "discharged_to"), pl.lit(None, pl.String))
+    kinds = (("-hospital", HOSPITAL, hospital), ("-icu", INTENSIVE_CARE, intensive))
+    return pl.concat(
+        stays.select(
+            "patient_id",
+            visit_id=pl.col("patient_id") + ending,
+            **{"class": pl.lit(kind)},
+            **{name: told.get(name, nothing) for name, nothing in empty.items()},
+        )
+        for ending, kind, told in kinds
+    )
+
+
+def observations(values: pl.DataFrame, variable: str, hours: str, measured: Measured) -> pl.DataFrame:
+    """Values of variables as observations of intensive care, in the order given.
+
+    Args:
+        values: Columns `patient_id`, `value`, and those named:
+        variable: What was measured.
+        hours: When.
+        measured: Variable -> its code, name and unit.
+    """
+    said = pl.DataFrame(
+        [(key, *row) for key, row in measured.items()], [variable, "code", "name", "unit"], orient="row"
+    )
+    return values.join(said, on=variable, maintain_order="left").select(
+        "patient_id",
+        visit_id=pl.col("patient_id") + "-icu",
+        time=later(hours),
+        code="code",
+        name="name",
+        value="value",
+        unit="unit",
+    )
 
 
 def write(tables: Tables, folder: Path) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-from icu_tables import HOSPITAL, INTENSIVE_CARE, Tables, born, later, main, members, stack
+from icu_tables import Tables, born, later, main, members, observations, visits
 
 #: Parameter -> LOINC code, name, unit.
 MEASURED = {
@@ -90,7 +90,7 @@ def read(source: Path) -> Tables:
             "patient_id", "gender", birth_date=born("Age"), death=pl.when("died").then(later("until"))
         ),
         "visits": _visits(stay),
-        "observations": _observations(facts),
+        "observations": observations(facts, "Parameter", "hours", MEASURED),
         "procedures": facts.filter((pl.col("Parameter") == "MechVent") & (pl.col("value") == 1)).select(
             "patient_id",
             visit_id=pl.col("patient_id") + "-icu",
@@ -132,44 +132,18 @@ def _stays(facts: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _visits(stay: pl.DataFrame) -> pl.DataFrame:
-    patient, nothing = pl.col("patient_id"), pl.lit(None, pl.String)
-    hospital = stay.select(
-        patient,
-        visit_id=patient + "-hospital",
-        **{"class": pl.lit(HOSPITAL)},
-        unit=nothing,
-        unit_name=nothing,
-        start=later(pl.lit(0)),
-        end=later("until"),
-        discharged_to=pl.when(pl.col("died") & pl.col("until").is_not_null()).then(pl.lit("exp")),
-    )
     kind = pl.col("ICUType").cast(pl.Int64)
-    intensive = stay.select(
-        patient,
-        visit_id=patient + "-icu",
-        **{"class": pl.lit(INTENSIVE_CARE)},
-        unit=kind.replace_strict({key: code for key, (code, _) in UNITS.items()}, default=None),
-        unit_name=kind.replace_strict({key: name for key, (_, name) in UNITS.items()}, default=None),
-        start=later(pl.lit(0)),
-        end=nothing,
-        discharged_to=nothing,
-    )
-    return stack([hospital, intensive])
-
-
-def _observations(facts: pl.DataFrame) -> pl.DataFrame:
-    said = pl.DataFrame(
-        [(key, *row) for key, row in MEASURED.items()], ["Parameter", "code", "name", "unit"], orient="row"
-    )
-    return facts.join(said, on="Parameter", maintain_order="left").select(
-        "patient_id",
-        visit_id=pl.col("patient_id") + "-icu",
-        time=later("hours"),
-        code="code",
-        name="name",
-        value="value",
-        unit="unit",
-    )
+    hospital = {
+        "start": later(pl.lit(0)),
+        "end": later("until"),
+        "discharged_to": pl.when(pl.col("died") & pl.col("until").is_not_null()).then(pl.lit("exp")),
+    }
+    intensive = {
+        "unit": kind.replace_strict({key: code for key, (code, _) in UNITS.items()}, default=None),
+        "unit_name": kind.replace_strict({key: name for key, (_, name) in UNITS.items()}, default=None),
+        "start": later(pl.lit(0)),
+    }
+    return visits(stay, hospital, intensive)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import io
 from pathlib import Path
 
 import polars as pl
-from icu_tables import HOSPITAL, INTENSIVE_CARE, Tables, born, later, main, members, stack
+from icu_tables import Tables, born, later, main, members, observations, visits
 
 #: Column -> LOINC code, name, unit. Lactate is given in mg/dL by the set's description, but its values are in mmol/L.
 MEASURED = {
@@ -96,28 +96,13 @@ def read(source: Path) -> Tables:
 
 
 def _visits(stay: pl.DataFrame) -> pl.DataFrame:
-    patient, nothing = pl.col("patient_id"), pl.lit(None, pl.String)
-    hospital = stay.select(
-        patient,
-        visit_id=patient + "-hospital",
-        **{"class": pl.lit(HOSPITAL)},
-        unit=nothing,
-        unit_name=nothing,
-        start=later("HospAdmTime"),
-        end=nothing,
-        discharged_to=nothing,
-    )
-    intensive = stay.select(
-        patient,
-        visit_id=patient + "-icu",
-        **{"class": pl.lit(INTENSIVE_CARE)},
-        unit=_unit("MICU", "SICU"),
-        unit_name=_unit("Medical intensive care unit", "Surgical intensive care unit"),
-        start=later(pl.lit(0)),
-        end=pl.when(pl.col("onset").is_null()).then(later("last")),
-        discharged_to=nothing,
-    )
-    return stack([hospital, intensive])
+    intensive = {
+        "unit": _unit("MICU", "SICU"),
+        "unit_name": _unit("Medical intensive care unit", "Surgical intensive care unit"),
+        "start": later(pl.lit(0)),
+        "end": pl.when(pl.col("onset").is_null()).then(later("last")),
+    }
+    return visits(stay, {"start": later("HospAdmTime")}, intensive)
 
 
 def _unit(medical: str, surgical: str) -> pl.Expr:
@@ -126,22 +111,7 @@ def _unit(medical: str, surgical: str) -> pl.Expr:
 
 def _observations(rows: pl.DataFrame) -> pl.DataFrame:
     long = rows.unpivot(list(MEASURED), index=["patient_id", "ICULOS"], variable_name="column").drop_nulls("value")
-    said = pl.DataFrame(
-        [(key, *row) for key, row in MEASURED.items()], ["column", "code", "name", "unit"], orient="row"
-    )
-    return (
-        long.join(said, on="column", maintain_order="left")
-        .sort("patient_id", "ICULOS", maintain_order=True)
-        .select(
-            "patient_id",
-            visit_id=pl.col("patient_id") + "-icu",
-            time=later("ICULOS"),
-            code="code",
-            name="name",
-            value="value",
-            unit="unit",
-        )
-    )
+    return observations(long.sort("patient_id", "ICULOS", maintain_order=True), "column", "ICULOS", MEASURED)
 
 
 if __name__ == "__main__":
