@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -44,7 +45,7 @@ def bar(description: str, total: float | None = None, shown: bool = True) -> Ite
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress, _logs_above():
         task = progress.add_task(description, total=total, note="")
 
         class Drawn:
@@ -52,6 +53,19 @@ def bar(description: str, total: float | None = None, shown: bool = True) -> Ite
                 progress.update(task, advance=steps, **({"note": note} if note else {}))
 
         yield Drawn()
+
+
+@contextmanager
+def _logs_above() -> Iterator[None]:
+    """Has log lines stand above a bar that is drawn, rather than run into it: by the stream that rich put in place."""
+    handlers = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
+    before = [each.setStream(sys.stderr) for each in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before):
+            if stream is not None:  # setStream's word for a stream that it was already
+                handler.setStream(stream)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
