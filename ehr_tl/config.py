@@ -124,6 +124,22 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """What a checkpoint and source hospitals lend to the hospital's own cases.
+
+    Attributes:
+        tasks: Source tasks of the checkpoint that ask the pipeline's question, or one like it. Default: the one of the
+            pipeline's name where the checkpoint has it, else all that it has.
+        sources: Events folders of source hospitals, for the arms that learn from their rows (pooled, weighted).
+        arms: The models that take part (`schema.LIGHTGBM` and so on). Default: all that can be had.
+    """
+
+    tasks: tuple[Name, ...] = ()
+    sources: tuple[str, ...] = ()
+    arms: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Cross-validation by subject and how the result is read.
 
@@ -132,12 +148,15 @@ class EvaluationConfig:
         seed: Fixes folds, models and resampling.
         resamples: Bootstrap resamples (of subjects) behind each interval.
         capacity: How many patients can be acted on; sensitivity and positive predictive value are given there.
+        sites: Beginning of the codes that tell a subject's site (`VISIT_TYPE//CARE_UNIT//`): sites are then held out
+            whole. Default: none, subjects are.
     """
 
     folds: Annotated[int, Within(3, 20)] = 5
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0
     resamples: Annotated[int, Within(20, 100_000)] = 500
     capacity: Annotated[int, Within(1)] = 20
+    sites: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,7 @@ class Pipeline:
         export: Folder or zip; "sample" is the synthetic export that ships.
         adapter: Name of a shipped adapter or a folder.
 
-    Folders (these two and the transformer's checkpoint) are named from the folder of the file on.
+    Folders (these two, the transformer's checkpoint and the sources of transfer) are named from the folder of the file on.
     """
 
     name: Name
@@ -181,6 +200,7 @@ class Pipeline:
     adapter: str | None = None
     lightgbm: LightGBMConfig = LightGBMConfig()
     transformer: TransformerConfig | None = TransformerConfig()
+    transfer: TransferConfig = TransferConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     abstention: AbstentionConfig = AbstentionConfig()
 
@@ -207,6 +227,9 @@ def load_pipeline(name: str | Path, beside: str | Path | None = None) -> Pipelin
         export=str((folder / export).absolute()) if export not in (None, "sample") else export,
         adapter=located(pipeline.adapter, folder, bundled("adapters")),
         transformer=transformer,
+        transfer=replace(
+            pipeline.transfer, sources=tuple(str((folder / each).absolute()) for each in pipeline.transfer.sources)
+        ),
     )
 
 
