@@ -42,7 +42,7 @@ class HeadModel:
     def save(self, folder: Path) -> None:
         """Writes config.json, model.safetensors, vocabulary.json, head.safetensors and salience.json."""
         self.trunk.save(folder)
-        tensors = {"weight": torch.from_numpy(self.head.weight), "bias": torch.tensor(self.head.bias).double()}
+        tensors = {"weight": torch.from_numpy(self.head.weight), "bias": torch.tensor(self.head.bias, dtype=torch.float64)}
         with whole(folder / _HEAD) as temporary:
             save_file(tensors, temporary)
         write_json(folder / _SALIENCE, dict(self.salience))

@@ -264,10 +264,9 @@ class Rows:
         kept = self._vectors.get(trunk.digest)
         if kept is not None:
             return kept[index]
-        width = trunk.body.config.hidden_size
-        pieces = max(1, len(index) * self.sequences.max_slots * width * 4 // _KEPT)
-        found = [trunk.top.vectors(self.below(trunk, piece)) for piece in np.array_split(index, pieces)]
-        return np.concatenate(found)
+        size = max(1, _KEPT // (4 * trunk.body.config.hidden_size * self.sequences.max_slots))
+        pieces = np.split(index, np.arange(size, len(index), size))
+        return np.concatenate([trunk.top.vectors(self.below(trunk, piece)) for piece in pieces])
 
     def alone(self, trunk: Trunk) -> np.ndarray:
         """How far each code of the records moves a network's vector (`Trunk.alone`), shape (C,)."""
