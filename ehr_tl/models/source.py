@@ -36,7 +36,8 @@ class SourceModels:
 
     Attributes:
         tasks: Name of a task -> what is known of it: `title`, `question`, `outcome`, `adapters` (of the sources that
-            labelled it), `rows`, `subjects`, `positives` (rows), `windows_days` of its features.
+            labelled it), `rows`, `subjects`, `positives` (rows), `windows_days` of its features; and `share`, that of the
+            trees in the mixture with the network's head that does best at the sources, where that was looked at.
         models: Name of a task -> its booster.
     """
 
@@ -67,6 +68,11 @@ class SourceModels:
     def answer(self, name: str, events: Events, rows: pl.DataFrame) -> np.ndarray | None:
         """What `score` gives; None where there is no model for the task."""
         return self.score(name, events, rows) if name in self.models else None
+
+    def mixed(self, examined: Mapping[str, Mapping[str, Any]]) -> SourceModels:
+        """The same, told the `share` of each task by an examination of both models (`transfer.examination`)."""
+        shares = {name: {"share": found["share"]} for name, found in examined.items() if "share" in found}
+        return SourceModels({name: {**task, **shares.get(name, {})} for name, task in self.tasks.items()}, self.models)
 
     def save(self, folder: Path) -> None:
         """Writes `tasks.json` and the trees into a folder, whole or not at all."""

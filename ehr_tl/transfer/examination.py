@@ -12,6 +12,7 @@ from ehr_tl.evaluate.intervals import Bootstrap
 from ehr_tl.evaluate.metrics import auroc, brier, calibration_slope
 from ehr_tl.evaluate.subgroups import FEWEST, by_subgroup, demographics
 from ehr_tl.events import Events
+from ehr_tl.models.calibration import calibrate, stacking_weight
 from ehr_tl.transfer.tasks import SourceTask
 
 #: Log odds of a task's outcome: (task, events, rows) -> shape (rows,); None where the model knows no such task.
@@ -20,6 +21,12 @@ Scorer = Callable[[str, Events, pl.DataFrame], np.ndarray | None]
 MEASURES = {"auroc": auroc, "brier": brier, "calibration_slope": calibration_slope}
 
 RESAMPLES, SEED = 500, 0
+
+#: Names of the two models of a checkpoint.
+TREES, HEAD = "lightgbm", "transformer"
+
+#: Standard deviation of the prior of `share` about one half: those who validate at the sources are many.
+SPREAD = 0.3
 
 #: What is known of a scored row beside the models' logits.
 _ROW = ("source", "subject_id", "prediction_time", "label", "birth", "sex")
@@ -44,8 +51,9 @@ def examine(
     Returns:
         JSON without NaN: `part`, `losses` and `tasks`. Per task `title`, `outcome`, `synthetic` (all its sources are),
         counts (`rows`, `subjects`, `positives`, `positive_subjects`), `models` (estimates of `MEASURES`, 95% intervals
-        resampling subjects), `sources` (per source the counts and the AUROC of each model) and `subgroups` (per model,
-        as `by_subgroup` gives them). A task whose rows all have one label, or which has none, has no `models` and says
+        resampling subjects), `sources` (per source the counts and the AUROC of each model), `subgroups` (per model,
+        as `by_subgroup` gives them) and, where there are trees and a head, `share`: that of the trees in the mixture of
+        both that foretells these rows best. A task whose rows all have one label, or which has none, has no `models` and says
         so under `reason`.
     """
     people = [demographics(source) for source in sources]
@@ -105,7 +113,15 @@ def _examined(scored: pl.DataFrame, sources: Sequence[Events]) -> dict[str, Any]
             )
             for model in models
         },
+        **({"share": _share(scored)} if {TREES, HEAD} <= set(models) else {}),
     }
+
+
+def _share(scored: pl.DataFrame) -> float:
+    """The trees' share in a mixture of calibrated logits, by likelihood, shrunk towards one half."""
+    label, subject = scored["label"].to_numpy(), scored["subject_id"].rank("dense").to_numpy()
+    trees, head = (calibrate(logit, label, subject)(logit) for logit in (scored[m].to_numpy() for m in (TREES, HEAD)))
+    return stacking_weight(trees, head, label, spread=SPREAD)
 
 
 def _ranked(part: pl.DataFrame, models: Sequence[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from ehr_tl.models.network import EhrConfig, EhrModel, extended
 from ehr_tl.models.source import SourceModels
 from ehr_tl.tokens.vocabulary import Vocabulary
 from ehr_tl.transfer.card import card_text
-from ehr_tl.transfer.examination import examine
+from ehr_tl.transfer.examination import HEAD, TREES, examine
 from ehr_tl.transfer.foresight import Foresight, Hospital, read_hospital
 from ehr_tl.transfer.held_out import PARTS, TEST, TRAIN, VALIDATION, parts
 from ehr_tl.transfer.loop import Loop, Progress, require_tensorboard
@@ -231,6 +231,8 @@ def write(out: Path, prepared: Prepared, trained: Pretrained, command: str = "")
             models.save(temporary / SOURCE)
         with _timed(timings, "examination"):
             found = examined(Checkpoint(trained.model, prepared.vocabulary, "", temporary), prepared, VALIDATION)
+        if models is not None and prepared.start is None:
+            models.mixed(found["tasks"]).save(temporary / SOURCE)
         made = {
             "command": command,
             "licence": prepared.recipe.licence,
@@ -249,9 +251,9 @@ def examined(checkpoint: Checkpoint, prepared: Prepared, part: str) -> dict[str,
     """How a checkpoint does on a part of the sources' subjects (`examination.examine`)."""
     scorers = {}
     if checkpoint.source is not None:
-        scorers["lightgbm"] = checkpoint.source.answer
+        scorers[TREES] = checkpoint.source.answer
     if checkpoint.model.config.tasks:
-        scorers["transformer"] = checkpoint.answer
+        scorers[HEAD] = checkpoint.answer
     losses = validate(checkpoint.model, prepared.sources, prepared.recipe.training, 0, part)
     losses = {name: value for name, value in losses.items() if not name.startswith("auroc")}
     return examine(prepared.events, prepared.tasks, part, scorers, losses)

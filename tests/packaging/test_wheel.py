@@ -20,7 +20,7 @@ ALLOWED = re.compile(
   | ehr_tl/sample/(PROVENANCE\.md | fhir/[A-Za-z]+\.ndjson\.zst)
   | ehr_tl/checkpoints/[a-z0-9_]+/(config\.json|model\.safetensors|vocabulary\.json|MODEL_CARD\.md
       |pretraining\.json|seen\.parquet|source/[a-z0-9_]+\.(txt|json))
-  | ehr_tl/_bundled/pipelines/(pretraining/)?[a-z0-9_]+\.yaml
+  | ehr_tl/_bundled/pipelines/((pretraining|studies)/)?[a-z0-9_]+\.yaml
   | ehr_tl/_bundled/adapters/[a-z0-9_]+/(adapter\.yaml|README\.md|(views|concept_maps|code_systems)/[A-Za-z0-9_]+\.json)
   | ehr_tl/_bundled/adapters/[a-z0-9_]+/examples/[a-z0-9_]+/(in|out)/[\w./-]+
   | ehr_tl-[0-9.]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)

@@ -72,3 +72,16 @@ def test_a_task_without_outcomes_in_the_part_says_so(two, source_task):
     task = source_task({0: two[0].rows.with_columns(boolean_value=False)})
     told = examine([two[0].events], [task], TEST, {"knows": oracle(two)}, {})["tasks"]["decline"]
     assert "models" not in told and "none without" in told["reason"] and told["positives"] == 0
+
+
+def test_the_better_of_two_models_gets_the_larger_share(two, source_task):
+    task, sources = source_task({0: two[0].rows, 1: two[1].rows}), [each.events for each in two]
+    knows, guesses = oracle(two, 3.0), lambda task, events, rows: np.random.default_rng(1).normal(size=rows.height)
+
+    def share(**scorers):
+        return examine(sources, [task], VALIDATION, scorers, {})["tasks"]["decline"].get("share")
+
+    assert share(lightgbm=knows, transformer=guesses) > 0.8
+    assert share(lightgbm=guesses, transformer=knows) < 0.2
+    assert share(lightgbm=knows, transformer=knows) == pytest.approx(0.5)
+    assert share(lightgbm=knows) is None

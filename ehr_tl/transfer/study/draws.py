@@ -1,0 +1,133 @@
+"""Who is tested on and whose cases are local: fixed by the seed, the subjects and their labels, and by nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ehr_tl.errors import CohortError
+from ehr_tl.transfer.study.config import ALL, Study
+
+#: Subjects of each class that there must be to cross-validate, among local cases and among those tested on.
+FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The local cases of one repeat and size.
+
+    Attributes:
+        repeat: Its number.
+        size: As the study names it: cases, or shots (subjects of each class), or "all".
+        subjects: Ids, sorted, shape (n,).
+        events: How many of them have the outcome.
+    """
+
+    repeat: int
+    size: int | str
+    subjects: np.ndarray
+    events: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.repeat}-{self.size}"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The test part, and all draws from the rest.
+
+    Attributes:
+        test: Ids of the subjects who are tested on, sorted.
+        test_events: How many of them have the outcome.
+        each: The draws, repeat by repeat, sizes ascending. Within a repeat, a smaller one is part of a larger one.
+    """
+
+    test: np.ndarray
+    test_events: int
+    each: tuple[Draw, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, and digests by which a committed copy can be checked without telling anybody's id."""
+        return {
+            "test": _told(self.test, self.test_events),
+            "draws": [
+                {"repeat": draw.repeat, "size": draw.size, **_told(draw.subjects, draw.events)} for draw in self.each
+            ],
+        }
+
+
+def draw_cases(study: Study, labelled: pl.DataFrame) -> Draws:
+    """Sets the test part aside, and draws local cases from the rest.
+
+    The test part has the cohort's share of subjects with the outcome, and so has each number of `cases`, with at least
+    `FEWEST` of either class. Of `shots` there are as many of each class, or all where there are fewer. Sizes beyond
+    those who are left are passed over. `all` is drawn once for each seed of pretraining: it is the same every time.
+
+    Args:
+        study: Seed, sizes and repeats.
+        labelled: The target's labelled rows (`schema.COHORT`). A subject has the outcome when any row has.
+
+    Raises:
+        CohortError: There are too few subjects of a class, or no size can be drawn.
+    """
+    people = labelled.group_by("subject_id").agg(pl.col("boolean_value").any()).sort("subject_id")
+    ids, ill = people["subject_id"].to_numpy(), people["boolean_value"].to_numpy()
+    groups = [np.random.default_rng((study.seed, number)).permutation(ids[ill == bool(number)]) for number in (1, 0)]
+    tested = [round(study.test_share * len(group)) for group in groups]
+    pools = [group[number:] for group, number in zip(groups, tested)]
+    _check(tested, pools)
+    test = np.sort(np.concatenate([group[:number] for group, number in zip(groups, tested)]))
+    each = [draw for repeat in range(study.repeats) for draw in _repeat(study, repeat, pools)]
+    if not each:
+        raise CohortError(
+            f"{sum(map(len, pools))} subjects are left beside the test part, fewer than any size of the study",
+            expected=f"one that can be drawn, or {ALL!r}",
+        )
+    return Draws(test, tested[0], tuple(each))
+
+
+def _repeat(study: Study, repeat: int, pools: list[np.ndarray]) -> list[Draw]:
+    order = [np.random.default_rng((study.seed, repeat, number)).permutation(pool) for number, pool in enumerate(pools)]
+    found = []
+    for size in study.sizes:
+        numbers = _numbers(size, [len(pool) for pool in pools], study.shots is not None)
+        if numbers is None or (size == ALL and repeat >= len(study.seeds)):
+            continue
+        subjects = np.sort(np.concatenate([part[:number] for part, number in zip(order, numbers)]))
+        found.append(Draw(repeat, size, subjects, numbers[0]))
+    return found
+
+
+def _numbers(size: int | str, there: list[int], each_class: bool) -> tuple[int, int] | None:
+    """How many with and without the outcome; None where there are not so many."""
+    positive, negative = there
+    if size == ALL:
+        return positive, negative
+    if each_class:
+        return None if size > max(there) else (min(size, positive), min(size, negative))
+    if size > positive + negative:
+        return None
+    share = int(size * positive / (positive + negative) + 0.5)
+    drawn = min(max(share, FEWEST), size - FEWEST)
+    return drawn, size - drawn
+
+
+def _check(tested: list[int], pools: list[np.ndarray]) -> None:
+    if min(*tested, *map(len, pools)) < FEWEST:
+        with_outcome, without = (number + len(pool) for number, pool in zip(tested, pools))
+        raise CohortError(
+            f"The target has {with_outcome} subjects with the outcome and {without} without it: too few to set a test "
+            "part aside",
+            expected=f"at least {FEWEST} of each in the test part and outside of it",
+            fix="use more records, a longer outcome window or a broader outcome",
+        )
+
+
+def _told(subjects: np.ndarray, events: int) -> dict[str, Any]:
+    digest = hashlib.blake2b(",".join(map(str, subjects.tolist())).encode(), digest_size=8).hexdigest()
+    return {"subjects": len(subjects), "events": int(events), "digest": digest}

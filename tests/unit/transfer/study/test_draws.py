@@ -1,0 +1,144 @@
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehr_tl import schema
+from ehr_tl.errors import CohortError, EhrTlError, PipelineError
+from ehr_tl.transfer.study.config import ALL, Population, Study, load_study, study_names
+from ehr_tl.transfer.study.draws import FEWEST, draw_cases
+from ehr_tl.transfer.study.populations import bind, members
+
+STUDY = Study("made_up", "Made up", "demo", Population("here"), cases=(4, 16, 32, ALL), repeats=4, seeds=(0, 1))
+DAY = datetime(2020, 1, 1)
+
+
+def cohort(positive: int, negative: int, each: int = 1) -> pl.DataFrame:
+    """Subjects with `each` rows; of those with the outcome one row has it."""
+    rows = [
+        (s, DAY.replace(day=1 + row), s <= positive and row == 0)
+        for s in range(1, positive + negative + 1)
+        for row in range(each)
+    ]
+    return pl.DataFrame(rows, schema=schema.COHORT, orient="row")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    positive=st.integers(8, 60),
+    negative=st.integers(8, 120),
+    seed=st.integers(0, 2**20),
+    share=st.floats(0.3, 0.7),
+    each_class=st.booleans(),
+)
+def test_draws_are_nested_stratified_and_apart_from_the_test_part(positive, negative, seed, share, each_class):
+    study = replace(STUDY, seed=seed, test_share=share, shots=(1, 2, 8, ALL) if each_class else None)
+    found = draw_cases(study, cohort(positive, negative))
+    pool = positive + negative - len(found.test)
+    left = positive - found.test_events
+    assert abs(len(found.test) - share * (positive + negative)) <= 1
+    assert abs(found.test_events - share * positive) <= 0.5
+    for repeat in range(study.repeats):
+        mine = [draw for draw in found.each if draw.repeat == repeat]
+        for draw in mine:
+            assert len(np.unique(draw.subjects)) == len(draw.subjects)
+            assert not np.isin(draw.subjects, found.test).any()
+            assert draw.events == (draw.subjects <= positive).sum()
+            if draw.size == ALL:
+                assert len(draw.subjects) == pool
+            elif each_class:
+                assert draw.events == min(draw.size, left)
+                assert len(draw.subjects) - draw.events == min(draw.size, pool - left)
+            else:
+                assert len(draw.subjects) == draw.size
+                assert FEWEST <= draw.events <= draw.size - FEWEST
+                assert abs(draw.events - draw.size * left / pool) <= 0.5 or draw.events in (FEWEST, draw.size - FEWEST)
+        for small, large in pairwise(mine):
+            assert np.isin(small.subjects, large.subjects).all()
+
+
+def test_repeats_draw_others_and_a_seed_draws_the_same_from_any_order_of_rows():
+    rows = cohort(30, 70, each=3)
+    found = draw_cases(STUDY, rows)
+    told = found.to_json()
+    assert draw_cases(STUDY, rows.sample(fraction=1.0, shuffle=True, seed=3)).to_json() == told
+    first, second = (next(d for d in found.each if d.name == f"{repeat}-16") for repeat in (0, 1))
+    assert first.subjects.tolist() != second.subjects.tolist()
+    other = draw_cases(replace(STUDY, seed=1), rows).to_json()
+    assert other["test"]["digest"] != told["test"]["digest"]
+    assert [draw.repeat for draw in found.each if draw.size == ALL] == [0, 1]  # once for each seed of pretraining
+    assert told["test"] | {"digest": ""} == {"subjects": 50, "events": 15, "digest": ""}
+
+
+def test_a_longer_study_draws_what_a_shorter_one_drew():
+    rows = cohort(30, 70)
+    short, long = (draw_cases(replace(STUDY, cases=cases, repeats=n), rows) for cases, n in (((16,), 2), ((8, 16), 5)))
+    drawn = {draw.name: draw.subjects.tolist() for draw in long.each}
+    assert all(drawn[draw.name] == draw.subjects.tolist() for draw in short.each)
+
+
+def test_too_few_subjects_are_told():
+    with pytest.raises(CohortError, match="3 subjects with the outcome and 50 without"):
+        draw_cases(STUDY, cohort(3, 50))
+    with pytest.raises(CohortError, match="50 subjects are left"):
+        draw_cases(replace(STUDY, cases=(512,)), cohort(30, 70))
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_shipped_study_is_sound(name):
+    study = load_study(name)
+    assert study.name == name and study.question().name
+    assert study.source is not None or study.checkpoint is not None
+
+
+def test_the_directions_of_intensive_care_never_start_from_the_checkpoint_that_has_seen_them():
+    icu = [load_study(name) for name in study_names() if name.startswith("icu_")]
+    assert len(icu) == 9 and all(study.checkpoint is None and len(study.seeds) == 3 for study in icu)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("cases: [16, 8]", "ascending"),
+        ("cases: [all, 8]", "ascending"),
+        ("cases: [most]", "cases is"),
+        ("shots: []", "one number or more"),
+        ("seeds: []", "one seed or more"),
+        ("pipelin: demo", "Did you mean 'pipeline'"),
+        ("pipeline: nowhere", "There is no pipeline 'nowhere'"),
+    ],
+)
+def test_a_faulty_study_is_told(tmp_path, changed, said):
+    path = tmp_path / "mine.yaml"
+    base = "name: mine\ntitle: Mine\ntarget: {events: here}\n"
+    path.write_text(base + ("" if changed.startswith("pipeline:") else "pipeline: demo\n") + changed)
+    with pytest.raises(PipelineError, match=said):
+        load_study(path)
+
+
+def test_who_belongs_to_a_population(write_events):
+    facts = [(1, DAY, "UNIT//a"), (2, DAY, "UNIT//b"), (3, DAY, "UNIT//a"), (3, DAY, "UNIT//b"), (4, DAY, "LAB")]
+    events = write_events(facts)
+    found = lambda **codes: members(Population("here", **codes), events).tolist()
+    assert found() == [1, 2, 3, 4]
+    assert found(having=("UNIT//a",)) == [1, 3]
+    assert found(having=("UNIT//a", "UNIT//b")) == [1, 2, 3]
+    assert found(without=("UNIT//a",)) == [2, 4]
+    assert found(having=("UNIT//b",), without=("UNIT//a",)) == [2]
+    with pytest.raises(CohortError, match="Nobody"):
+        found(having=("UNIT//c",))
+
+
+def test_events_are_bound_by_name(write_events):
+    events = write_events([(1, DAY, "LAB")])
+    assert bind(STUDY, {"here": events.folder})["here"].folder == events.folder
+    for folders in ({}, {"here": events.folder, "there": events.folder}):
+        with pytest.raises(PipelineError, match="--events here=FOLDER"):
+            bind(STUDY, folders)
+    with pytest.raises(EhrTlError, match="not a finished events folder"):
+        bind(STUDY, {"here": events.folder / "none"})
