@@ -113,6 +113,31 @@ class Shift:
         """Whether the outcome's share differs by more than `PREVALENCE` times."""
         return self.times is not None and not 1 / PREVALENCE <= self.times <= PREVALENCE
 
+    @property
+    def warnings(self) -> list[str]:
+        """What somebody must know who relies on the checkpoint here, in sentences."""
+        told = []
+        if self.verdict == OUTSIDE:
+            number = sum(each["verdict"] == OUTSIDE for each in self.judged)
+            told.append(
+                f"The values of {number} of {len(self.judged)} codes lie outside of those that {self.checkpoint} "
+                "learned from: what it learned elsewhere may not hold here."
+            )
+        if self.unlikely:
+            named = ", ".join(f"{each['code']} ({each['unit']})" for each in self.unlikely[:5])
+            more = f" and {len(self.unlikely) - 5} more" if len(self.unlikely) > 5 else ""
+            told.append(
+                f"Half or more of the values of {named}{more} lie beyond 98% of those at the sources: are their units "
+                "right?"
+            )
+        if self.rarer_or_commoner:
+            here, there = self.prevalence["here"], self.prevalence["sources"]
+            told.append(
+                f"The outcome came in {here:.1%} of the rows here and in {there:.1%} at the sources: their scores as "
+                f"they are promise too {'little' if here > there else 'much'} here, and need to be recalibrated."
+            )
+        return told
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "verdict": self.verdict}
 
