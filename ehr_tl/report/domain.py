@@ -65,8 +65,9 @@ def _values(shift: Shift) -> str:
     return (
         f"{told[shift.verdict]} of the sources of the checkpoint {shift.checkpoint}: of "
         f"{words.counted(len(verdicts), 'code')} with values of enough people, {words.count(like)} "
-        f"{'is' if like == 1 else 'are'} like the sources, {words.count(differ)} {'differs' if differ == 1 else 'differ'} "
-        f"and {words.count(outside)} {'lies' if outside == 1 else 'lie'} outside."
+        f"{'is' if like == 1 else 'are'} like the sources, {words.count(differ)} "
+        f"{'differs' if differ == 1 else 'differ'} and {words.count(outside)} "
+        f"{'lies' if outside == 1 else 'lie'} outside."
     )
 
 

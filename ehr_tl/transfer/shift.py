@@ -199,9 +199,8 @@ def stability(values: np.ndarray, edges: Sequence[float]) -> float:
 
 def _values(events: Events, vocabulary: Vocabulary, described: Mapping[str, str]) -> list[dict[str, Any]]:
     number = pl.col("numeric_value")
-    known = pl.DataFrame(
-        [(code, unit) for code, units in vocabulary.edges.items() for unit in units], ["code", "unit"], orient="row"
-    )
+    pairs = [(code, unit) for code, units in vocabulary.edges.items() for unit in units]
+    known = pl.DataFrame(pairs, {"code": pl.String, "unit": pl.String}, orient="row")
     found = (
         events.history()
         .filter(number.is_not_null() & number.is_not_nan() & pl.col("time").is_not_null())

@@ -109,6 +109,12 @@ def test_values_in_a_unit_without_quantiles_are_not_compared(write_events, sourc
     assert shift(write_events(facts), ROWS, sources, ()).values == []
 
 
+def test_a_checkpoint_that_knows_no_values_gives_no_verdict(write_events, tmp_path):
+    Vocabulary(["SNOMED//1"], [schema.AGE], {}, {}, {}, 64).save(tmp_path / "vocabulary.json")
+    found = of(glucose(50, 2), write_events, tmp_path)
+    assert found.values == [] and found.verdict is None and found.warnings == []
+
+
 def test_names_common_codes_that_the_checkpoint_does_not_know(write_events, sources):
     more = [(i, DAY, code) for i in range(1, 11) for code in ("LOCAL//a", "SNOMED//1", "VISIT_START//IMP", "TEXT//b")]
     more += [(i, DAY, "LOCAL//rare") for i in range(1, 10)]
