@@ -15,6 +15,7 @@ from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report import charts, words
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
+from ehr_tl.report.domain import shift_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
 from ehr_tl.report.svg import logit, odds_ticks
 
@@ -37,6 +38,7 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "silent": _silent(inputs),
         "flow": _flow(inputs.flow),
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
+        "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
         "legend": [(words.MODELS[n], s) for n, s in reversed(charts.STYLES.items()) if n in metrics["models"]],
         "models": _models(inputs),
@@ -46,16 +48,16 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "grouped": grouped,
         "examples": [_drawn(example) for example in examples(inputs)],
         "limits": words.limits(inputs),
-        "folds": _folds(inputs),
+        "folds": _training(inputs).get("folds", inputs.pipeline.evaluation.folds),
+        "sites": _training(inputs).get("sites"),
         "stages": _stages(inputs.manifest),
         "environment": _environment_in_words(inputs.manifest),
     }
 
 
-def _folds(inputs: ReportInputs) -> int:
-    """How many there were: few outcomes allow fewer than were asked for."""
-    notes = inputs.manifest.get("stages", {}).get("train", {}).get("notes", {})
-    return notes.get("folds", inputs.pipeline.evaluation.folds)
+def _training(inputs: ReportInputs) -> dict[str, Any]:
+    """What the stage noted: how many folds there were (few outcomes allow fewer than were asked for), and sites."""
+    return inputs.manifest.get("stages", {}).get("train", {}).get("notes", {})
 
 
 def _stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:
