@@ -1,8 +1,9 @@
-"""Fitted models that read a pretrained network by a linear head, be it the network's own, a probe's or a tuned one's."""
+"""Fitted models that read a pretrained network by a linear head: its own, a probe, or one that was tuned with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,10 @@ class HeadModel:
     def save(self, folder: Path) -> None:
         """Writes config.json, model.safetensors, vocabulary.json, head.safetensors and salience.json."""
         self.trunk.save(folder)
-        tensors = {"weight": torch.from_numpy(self.head.weight), "bias": torch.tensor(self.head.bias, dtype=torch.float64)}
+        tensors = {
+            "weight": torch.from_numpy(self.head.weight),
+            "bias": torch.tensor(self.head.bias, dtype=torch.float64),
+        }
         with whole(folder / _HEAD) as temporary:
             save_file(tensors, temporary)
         write_json(folder / _SALIENCE, dict(self.salience))
@@ -69,7 +73,7 @@ def explain_heads(
         networks.append(Explained(trunk.body, inputs.read(trunk), weight, torch.tensor([h.bias for h in heads])))
     rank = ranks([model.salience for model in models], inputs.sequences.records.codes)
     found = explain(networks, inputs.sequences, index, rank, players, permutations)
-    place = {number: i for i, number in enumerate(sum(by_network.values(), []))}
+    place = {number: i for i, number in enumerate(chain.from_iterable(by_network.values()))}
     return [found[place[number]] for number in range(len(models))]
 
 

@@ -40,9 +40,7 @@ def rarer(label: np.ndarray, subject: np.ndarray) -> int:
     return min(positive, len(np.unique(subject)) - positive)
 
 
-def fit_probe(
-    vectors: np.ndarray, label: np.ndarray, subject: np.ndarray, anchor: Head | None, seed: int
-) -> Head:
+def fit_probe(vectors: np.ndarray, label: np.ndarray, subject: np.ndarray, anchor: Head | None, seed: int) -> Head:
     """Fits a head.
 
     Args:

@@ -53,7 +53,7 @@ class Below:
 
     def take(self, index: np.ndarray) -> Below:
         """Some of the rows; the slots are shared."""
-        which = torch.from_numpy(index)
+        which = torch.from_numpy(np.ascontiguousarray(index))
         return replace(
             self,
             first=self.first[index],
@@ -194,7 +194,9 @@ class Trunk:
         valued = np.unique(reading.asked.records.code[reading.encoding.bin >= 0])
         count = len(reading.encoding.own)
         code = np.concatenate([np.arange(count), valued, valued])
-        low = np.concatenate([np.full(count, -1), np.zeros(len(valued)), np.full(len(valued), self.body.config.bins - 2)])
+        low = np.concatenate(
+            [np.full(count, -1), np.zeros(len(valued)), np.full(len(valued), self.body.config.bins - 2)]
+        )
         fraction = np.concatenate([np.zeros(count + len(valued)), np.ones(len(valued))]).astype(np.float32)
         place, shape = np.arange(len(code)), (len(code), 1)
         empty = np.zeros(shape, dtype=np.float32)

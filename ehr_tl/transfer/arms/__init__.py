@@ -11,6 +11,7 @@ from ehr_tl.errors import PipelineError
 from ehr_tl.events import Events
 from ehr_tl.models.base import Learner
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
+from ehr_tl.transfer.arms.network import network_arms
 
 
 def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | None = None) -> list[Learner]:
@@ -31,6 +32,7 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
     if pipeline.transformer is not None:
         from ehr_tl.models.transformer import TransformerLearner
 
+        found += network_arms(pipeline)
         found.append(TransformerLearner(pipeline.transformer))
         if pipeline.transformer.compare_from_scratch and pipeline.transformer.checkpoint is not None:
             found.append(TransformerLearner(pipeline.transformer, from_scratch=True))

@@ -55,7 +55,7 @@ def test_a_subject_with_many_positive_rows_counts_once():
 
 @pytest.mark.parametrize(("positives", "least"), [(3, 0.5), (80, 0.75)])
 def test_without_an_anchor_it_is_a_ridge_regression(positives, least):
-    vectors, label, subject, anchor = cases(3, 400, positives)
+    vectors, label, subject, _ = cases(3, 400, positives)
     head = fit_probe(vectors, label, subject, None, 0)
     assert auroc(label, head(vectors)) > least
 

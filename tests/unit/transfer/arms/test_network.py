@@ -132,7 +132,9 @@ class TestArm:
         inputs, train = own.prepare(events, rows), train_rows(rows)
         hidden = np.full(len(rows), np.nan)
         hidden[train] = labels(rows)[train]
-        models = [own.fit(inputs, y, train, seed=0, state=tmp_path / str(i)) for i, y in enumerate((labels(rows), hidden))]
+        models = [
+            own.fit(inputs, y, train, seed=0, state=tmp_path / str(i)) for i, y in enumerate((labels(rows), hidden))
+        ]
         assert np.array_equal(*(model.logit(inputs, np.arange(len(rows))) for model in models))
 
     def test_base_and_parts_add_up_to_the_logit(self, events, checkpoint, tmp_path, learner):
