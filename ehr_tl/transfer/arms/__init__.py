@@ -16,6 +16,7 @@ from ehr_tl.models.folder import read_object
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
 from ehr_tl.models.source import TASKS
 from ehr_tl.transfer.arms.anchored import AnchoredConfig, AnchoredLearner
+from ehr_tl.transfer.arms.logistic import LogisticConfig, LogisticLearner
 from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner
 from ehr_tl.transfer.arms.tasks import source_tasks
 
@@ -35,7 +36,10 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
         PipelineError: `transfer.arms` names an arm that does not exist or cannot be had.
     """
     build = Remembered()
-    found: list[Learner] = [GradientBoostingLearner(pipeline.lightgbm, build)]
+    found: list[Learner] = [
+        GradientBoostingLearner(pipeline.lightgbm, build),
+        LogisticLearner(LogisticConfig(pipeline.lightgbm.windows_days), build),
+    ]
     if pipeline.transformer is not None:
         found += _of_source(pipeline, build)
         found += _networks(pipeline.transformer)
