@@ -154,18 +154,18 @@ def finetune(
         start = checkpoint.model if checkpoint else EhrModel(architecture.fitted(vocabulary))
         network = RiskNetwork(extended(start, vocabulary))
     reading = Reading(inputs, vocabulary.encode(inputs.records))
-    fitting, aside = _split(inputs.subject, labels, train, seed)
+    fitting, aside = set_aside(inputs.subject, labels, train, seed)
     if checkpoint:
         _probe(network, reading, labels, fitting, seed)
     else:
         _start_at_prevalence(network, labels[fitting])
-    _tune(network, reading, labels, fitting, aside, config, seed, state)
+    train_network(network, reading, labels, fitting, aside, config, seed, state)
     round_to_half(network.body)
     network.eval()
     return TransformerModel(network, vocabulary, _salience(network, reading, train, len(vocabulary.codes) + 1))
 
 
-def _split(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def set_aside(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sets the rows of every fifth training subject aside."""
     aside = subject_folds(subject[train], labels[train], _PARTS, seed) == 0
     return train[~aside], train[aside]
@@ -223,7 +223,7 @@ def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np
     network.head.bias.fill_(float(fitted.intercept_[0] - weight @ mean))
 
 
-def _tune(
+def train_network(
     network: RiskNetwork,
     reading: Reading,
     labels: np.ndarray,
@@ -233,7 +233,17 @@ def _tune(
     seed: int,
     state: Path,
 ) -> None:
-    """Trains all weights with early stopping and leaves the best in `network`."""
+    """Trains all weights with early stopping and leaves the best in `network`, which may be how it was.
+
+    Args:
+        network: What is trained.
+        reading: The rows as it reads them.
+        labels: 0 or 1 per row.
+        fitting, aside: Positions of rows to learn from, and of those that decide when to stop.
+        config: How to train.
+        seed: Fixes order and dropout.
+        state: A folder, where an interrupted training finds its state again.
+    """
     best = RiskNetwork(EhrModel(network.body.config))
     best.load_state_dict(network.state_dict())
     optimiser = training.optimiser(network, config.learning_rate, _DECAY)

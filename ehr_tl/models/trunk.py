@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import rotate_half
 
-from ehr_tl.models.checkpoint import VOCABULARY, load_model, save_model
+from ehr_tl.models.checkpoint import VOCABULARY, load_model, round_to_half, save_model
 from ehr_tl.models.finetune import Reading
 from ehr_tl.models.network import EhrConfig, EhrModel
-from ehr_tl.tokens.batches import Batch, by_length, padded
+from ehr_tl.tokens.batches import Batch, by_length, padded, ranges
 from ehr_tl.tokens.sequences import Sequences
 from ehr_tl.tokens.vocabulary import Vocabulary
 
@@ -61,6 +62,13 @@ class Below:
             query=self.query[which],
             query_hours=self.query_hours[which],
         )
+
+    def compact(self) -> Below:
+        """The same rows with only the slots that they see."""
+        used = np.unique(np.r_[0, ranges(self.first, self.first + self.count)[0]])
+        which = torch.from_numpy(used)
+        first = np.searchsorted(used, self.first)
+        return replace(self, slots=self.slots[which], hours=self.hours[which], first=first)
 
     def seen(self, index: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         """Slots that rows see, shape (len(index), length), and which of these places are taken."""
@@ -173,6 +181,15 @@ class Trunk:
         known = network.state_dict().keys()
         network.load_state_dict({name: tensor for name, tensor in self.body.state_dict().items() if name in known})
         return network.eval().requires_grad_(False)
+
+    def capped(self, top: Top) -> Trunk:
+        """The same network with another last layer, rounded to half precision; what lies below is shared."""
+        body = deepcopy(self.body)
+        body.backbone.layers[-1].load_state_dict(top.layer.state_dict())
+        round_to_half(body)
+        other = Trunk(body, self.vocabulary)
+        other.below, other.root = self.below, self.root
+        return other
 
     @torch.no_grad()
     def nothing(self) -> np.ndarray:

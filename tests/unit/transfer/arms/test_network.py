@@ -15,7 +15,7 @@ from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.models.trunk import Trunk
 from ehr_tl.tokens.records import read_records
 from ehr_tl.tokens.vocabulary import Vocabulary
-from ehr_tl.transfer.arms.network import Pretrained, ProbeLearner, SourceHeadLearner
+from ehr_tl.transfer.arms.network import FinetunedLearner, Pretrained, ProbeLearner, SourceHeadLearner
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "buckets": 64}
 TASKS = ["death", "sepsis", "stay"]
@@ -104,7 +104,7 @@ def test_the_source_head_gives_the_mean_answer_of_its_tasks(events, checkpoint, 
     assert np.allclose(model.logit(inputs, np.arange(len(rows))), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("learner", [SourceHeadLearner, ProbeLearner])
+@pytest.mark.parametrize("learner", [SourceHeadLearner, ProbeLearner, FinetunedLearner])
 class TestArm:
     def test_a_saved_model_gives_the_same_logits_to_the_last_bit(self, events, checkpoint, tmp_path, learner):
         inputs, model = fit(learner(pretrained(checkpoint())), events, tmp_path)
