@@ -25,7 +25,7 @@ class ReportInputs:
         export, coverage: What was read (`events/metadata/export.json` and `coverage.json`).
         labelled: The cohort, `schema.COHORT`.
         flow, predicates, absent_codes, as_of, horizon: As in `ehr_tl.cohort.Cohort`.
-        metrics: As `ehr_tl.evaluate.evaluate` gives it.
+        metrics: As `ehr_tl.evaluate.evaluate` gives it, and `weights`: learner -> its share of the blend.
         scores, explanations: `schema.SCORES` and `schema.EXPLANATIONS`.
         subjects: `schema.SUBJECTS`.
         manifest: `manifest.json` up to now.
