@@ -27,6 +27,7 @@ from ehr_tl.progress import log
 
 if TYPE_CHECKING:
     from ehr_tl.tokens.familiarity import Familiarity
+    from ehr_tl.transfer.shift import Shift
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ def train(job: Job) -> dict[str, Any]:
             found.checkpoint,
             f"{found.known:.0%}",
         )
+    moved = _shift(job)
+    write_json(job.folder / "shift.json", moved and moved.to_json())
+    for warning in moved.warnings if moved else ():
+        log.warning("%s", warning)
     baseline, *others = learners(job.pipeline)
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
     crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
@@ -198,6 +203,16 @@ def _familiarity(job: Job) -> Familiarity | None:
         return None
     path = Path(job.pipeline.transformer.checkpoint)
     return familiarity(job.events, checkpoint_knowledge(path), path.name)
+
+
+def _shift(job: Job) -> Shift | None:
+    from ehr_tl.transfer.shift import shift
+
+    transformer = job.pipeline.transformer
+    if transformer is None or transformer.checkpoint is None:
+        return None
+    tasks = job.pipeline.transfer.tasks or (job.pipeline.name,)
+    return shift(job.events, Cohort.read(job.folder).labelled, transformer.checkpoint, tasks)
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
@@ -288,6 +303,7 @@ def report(job: Job) -> dict[str, Any]:
     from ehr_tl.evaluate import demographics, evaluate
     from ehr_tl.report import ReportInputs, write_coverage, write_model_card, write_report
     from ehr_tl.tokens.familiarity import Familiarity
+    from ehr_tl.transfer.shift import Shift
 
     events, built, scores = job.events, Cohort.read(job.folder), job.read("scores.parquet")
     comparison = pl.read_parquet(job.models / "comparison.parquet", glob=False)
@@ -295,6 +311,7 @@ def report(job: Job) -> dict[str, Any]:
     write_json(job.folder / "metrics.json", metrics)
     known = read_json(job.folder / "familiarity.json")
     familiarity = known and Familiarity.from_json(known)
+    moved = read_json(job.folder / "shift.json")
     inputs = ReportInputs(
         pipeline=job.pipeline,
         export=events.export,
@@ -312,6 +329,7 @@ def report(job: Job) -> dict[str, Any]:
         manifest=read_json(job.folder / "manifest.json"),
         version=_model_version(job),
         familiarity=familiarity,
+        shift=moved and Shift.from_json(moved),
     )
     write_coverage(job.folder / "coverage.html", events, familiarity)
     write_report(job.folder / "report.html", inputs)
@@ -360,7 +378,7 @@ STAGES = (
     Stage(
         "train",
         ("events", *_COHORT),
-        ("familiarity.json", "features.parquet", "models"),
+        ("familiarity.json", "shift.json", "features.parquet", "models"),
         train,
         settings=_train_settings,
         outside=_checkpoint,
@@ -369,7 +387,7 @@ STAGES = (
     _EXPLAIN,
     Stage(
         "report",
-        (*_RESULTS, "familiarity.json"),
+        (*_RESULTS, "familiarity.json", "shift.json"),
         _REPORTED,
         report,
         settings=lambda job: asdict(job.pipeline),

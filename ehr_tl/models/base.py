@@ -65,11 +65,13 @@ class Learner(Protocol):
         name: Name of the model in `schema.SCORES`, or a comparison's.
         config: A dataclass of plain values; fits are repeated when it changes.
         comparison: The learner is evaluated beside the others and takes no part in the scores.
+        as_is: Its scores were learned at the sources alone: `fit` looks at no label, and they stand as they are.
     """
 
     name: str
     config: Any
     comparison: bool
+    as_is: bool
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Any:
         """Encodes `rows` (`schema.ROWS`): nothing after a row's prediction time, nothing fitted on labels."""

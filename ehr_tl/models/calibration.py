@@ -121,7 +121,7 @@ def fit_logistic(
         gradient = design.T @ (p - label) + precision * (beta - centre)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(precision) + 1e-10 * np.eye(len(beta))
         step, size, before = np.linalg.solve(hessian, gradient), 1.0, loss(beta)
-        while loss(beta - size * step) > before and size > 1e-6:
+        while loss(beta - size * step) > before and size > 1e-12:  # where all are certain, steps are far too long
             size /= 2
         beta = beta - size * step
         if np.max(np.abs(size * step)) < 1e-9:
@@ -141,25 +141,41 @@ def _sandwich(
     return bread @ (scores.T @ scores) @ bread
 
 
-def stacking_weight(first: np.ndarray, second: np.ndarray, label: np.ndarray, *, spread: float = 0.15) -> float:
-    """Weight of `first` in `w * first + (1 - w) * second`, by likelihood, shrunk towards one half.
+def stacking_weights(logits: np.ndarray, label: np.ndarray, prior: np.ndarray, *, spread: float = 0.15) -> np.ndarray:
+    """Non-negative weights of several models, with sum 1, by likelihood of their weighted logit, shrunk to a prior.
 
-    Few events hardly move it from one half, hundreds let it go where the likelihood is highest.
+    Few events hardly move them from the prior, hundreds let them go where the likelihood is highest. The problem is
+    convex; a free intercept is fitted along.
 
     Args:
-        first, second: Calibrated log odds of the two models, shape (n,).
+        logits: Calibrated log odds, shape (n, models).
         label: 0 or 1, shape (n,).
-        spread: Standard deviation of the prior about one half.
+        prior: Weights to shrink to, none negative, with sum 1, shape (models,).
+        spread: Standard deviation of the normal prior of one of two models' weight.
+
+    Returns:
+        Shape (models,).
     """
+    from scipy.optimize import minimize
 
-    def loss(weight: float) -> float:
-        logit = weight * first + (1 - weight) * second
-        ones = np.ones((len(label), 1))
-        shift = fit_logistic(ones, label, logit, centre=np.zeros(1), precision=np.zeros(1))[0]
-        return (
-            float(np.sum(np.logaddexp(0.0, logit + shift) - label * (logit + shift)))
-            + 0.5 * ((weight - 0.5) / spread) ** 2
-        )
+    precision = 0.5 / spread**2  # with two models both weights move, so that each counts half
 
-    weights = np.linspace(0.0, 1.0, 21)
-    return float(min(weights, key=loss))
+    def loss(unknown: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, shift = unknown[:-1], unknown[-1]
+        logit, away = logits @ weights + shift, weights - prior
+        off = sigmoid(logit) - label
+        value = float(np.sum(np.logaddexp(0.0, logit) - label * logit)) + 0.5 * precision * float(away @ away)
+        return value, np.append(logits.T @ off + precision * away, off.sum())
+
+    ones = np.append(np.ones(len(prior)), 0.0)
+    found = minimize(
+        loss,
+        np.append(prior, 0.0),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * len(prior) + [(None, None)],
+        constraints={"type": "eq", "fun": lambda unknown: ones @ unknown - 1, "jac": lambda unknown: ones},
+        options={"maxiter": 200, "ftol": 1e-8},
+    ).x[:-1]
+    weights = np.clip(found, 0.0, None)
+    return weights / weights.sum()

@@ -1,13 +1,21 @@
-"""A score as a linear function of base logits: stacking and calibration of one fold's ensemble."""
+"""A score as a linear function of base logits: stacking and calibration.
+
+From learners to models as they are scored (`recipes`): a learner that the sources alone taught stands as it is, under
+its own name, the source's trees recalibrated as well; every other is calibrated; and the blend takes all of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ehr_tl.models.calibration import Calibration, calibrate, stacking_weight
+from ehr_tl.models.base import Learner
+from ehr_tl.models.calibration import Calibration, calibrate, stacking_weights
+from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
 
 
 @dataclass(frozen=True)
@@ -18,11 +26,13 @@ class Combination:
         offset: Added before calibration.
         weights: Learner -> weight of its base logit, none negative.
         calibration: Affine.
+        shares: Learner -> its share of a blend, before its own calibration's slope; none negative, with sum 1.
     """
 
     offset: float
     weights: dict[str, float]
     calibration: Calibration
+    shares: dict[str, float] = field(default_factory=dict)
 
     @property
     def intercept(self) -> float:
@@ -37,25 +47,72 @@ class Combination:
         return self.offset + sum(weight * base[learner] for learner, weight in self.weights.items())
 
     def to_json(self) -> dict[str, Any]:
-        return {"offset": self.offset, "weights": self.weights, "calibration": self.calibration.to_json()}
+        return {
+            "offset": self.offset,
+            "weights": self.weights,
+            "calibration": self.calibration.to_json(),
+            "shares": self.shares,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Combination:
-        return cls(value["offset"], value["weights"], Calibration.from_json(value["calibration"]))
+        calibration = Calibration.from_json(value["calibration"])
+        return cls(value["offset"], value["weights"], calibration, value["shares"])
 
 
-def single(learner: str, base: np.ndarray, label: np.ndarray, subject: np.ndarray) -> Combination:
-    """Calibrates one learner on base logits for subjects that its models have not seen."""
-    return Combination(0.0, {learner: 1.0}, calibrate(base, label, subject))
+#: Makes a combination of base logits by learner, labels and subjects: each of shape (n,), of subjects that the base
+#: models have not seen.
+Recipe = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], Combination]
 
 
-def blend(
-    learners: tuple[str, str], base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray
-) -> Combination:
-    """Stacks two learners, each calibrated first, and calibrates the result."""
-    first, second = (single(learner, base[learner], label, subject).calibration for learner in learners)
-    share = stacking_weight(first(base[learners[0]]), second(base[learners[1]]), label)
-    weights = {learners[0]: share * first.slope, learners[1]: (1 - share) * second.slope}
-    offset = share * first.intercept + (1 - share) * second.intercept
+def recipes(learners: Sequence[Learner]) -> dict[str, Recipe]:
+    """How each model is made as it is scored, by its name: comparisons first, and the model in use last.
+
+    That is the blend, else the only model.
+    """
+    made: dict[str, Recipe] = {}
+    for learner in sorted(learners, key=lambda each: not each.comparison):
+        if learner.as_is:
+            made[learner.name] = partial(as_is, learner.name)
+        if not learner.as_is or learner.name == SOURCE:
+            made[RECALIBRATED if learner.as_is else learner.name] = partial(single, learner.name)
+    taking_part = [learner for learner in learners if not learner.comparison]
+    if len(taking_part) > 1:
+        made[BLEND] = partial(blend, prior_weights(taking_part))
+    return made
+
+
+def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
+    """Weights before any case was looked at: equal among what the sources taught, else equal among all.
+
+    Examples:
+        >>> from types import SimpleNamespace as Some
+        >>> prior_weights([Some(name="local", as_is=False), Some(name="source", as_is=True)])
+        {'local': 0.0, 'source': 1.0}
+    """
+    trusted = [learner.name for learner in learners if learner.as_is] or [learner.name for learner in learners]
+    return {learner.name: (learner.name in trusted) / len(trusted) for learner in learners}
+
+
+def as_is(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
+    """A learner's logit as it stands; no label is looked at."""
+    return Combination(0.0, {learner: 1.0}, Calibration())
+
+
+def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
+    """Calibrates one learner."""
+    return Combination(0.0, {learner: 1.0}, calibrate(base[learner], label, subject))
+
+
+def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
+    """Stacks the learners that `prior` names, each calibrated first, and calibrates the result.
+
+    The weights are shrunk to `prior`, so that it takes cases to move away from it.
+    """
+    calibrations = {name: calibrate(base[name], label, subject) for name in prior}
+    logits = np.column_stack([calibration(base[name]) for name, calibration in calibrations.items()])
+    shares = dict(zip(prior, stacking_weights(logits, label, np.array(list(prior.values()))).tolist()))
+    weights = {name: share * calibrations[name].slope for name, share in shares.items()}
+    offset = sum(share * calibrations[name].intercept for name, share in shares.items())
     uncalibrated = Combination(offset, weights, Calibration()).uncalibrated(base)
-    return Combination(offset, weights, calibrate(uncalibrated, label, subject))
+    return Combination(offset, weights, calibrate(uncalibrated, label, subject), shares)

@@ -10,7 +10,7 @@ the base logits, so explanations of base models add up to explanations of scores
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +28,12 @@ from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.models.abstention import Abstention
 from ehr_tl.models.base import Attribution, Learner, RiskModel
 from ehr_tl.models.calibration import sigmoid
-from ehr_tl.models.combination import blend, single
+from ehr_tl.models.combination import recipes
 from ehr_tl.models.ensemble import Ensemble, combine
-from ehr_tl.models.fitting import Labelled, combinations, keep_or_discard, out_of_fold
-from ehr_tl.models.pairs import Pair, PairFits, fit_pairs, pair_folder, pairs_of
+from ehr_tl.models.fitting import Labelled, combinations, keep_or_discard, load_pairs, out_of_fold
+from ehr_tl.models.pairs import Pair, PairFits, fit_pairs
 
-VERSION = 2  # of the files in a models folder
+VERSION = 3  # of the files in a models folder
 NORMAL = 1.96  # half-width of a 95% interval in standard deviations
 
 
@@ -57,7 +57,7 @@ class CrossFit:
 
     @property
     def chosen(self) -> str:
-        """The blend where there is one: fixed in advance, never picked by held-out results."""
+        """The blend where there is one, else the only model: fixed in advance, never picked by held-out results."""
         return list(self.ensembles)[-1]
 
     def score(self, events: Events, rows: pl.DataFrame) -> pl.DataFrame:
@@ -72,15 +72,11 @@ class CrossFit:
         """
         numbers = {model: np.zeros((rows.height, 3)) for model in self.ensembles}
         for audience, index, inputs in self._audiences(events, rows):
-            models = {name: self._models(name, audience) for name in self.learners}
-            logits = {
-                name: {pair: model.logit(inputs[name], index) for pair, model in by_pair.items()}
-                for name, by_pair in models.items()
-            }
-            bases = {
-                name: dict(zip(by_pair, self.learners[name].base(list(by_pair.values()), inputs[name], index)))
-                for name, by_pair in models.items()
-            }
+            logits, bases = {}, {}
+            for name, learner in self.learners.items():
+                models, own = self._models(name, audience), inputs[name]
+                logits[name] = _of_each(models, _logits, own, index)
+                bases[name] = _of_each(models, learner.base, own, index)
             for model, ensemble in self.ensembles.items():
                 logit, variance = ensemble.score(audience, logits)
                 base = ensemble.linear(audience, bases)
@@ -95,8 +91,8 @@ class CrossFit:
         for audience, index, inputs in self._audiences(events, rows):
             explained = {}
             for name, learner in self.learners.items():
-                models = self._models(name, audience)
-                explained[name] = dict(zip(models, learner.explain(list(models.values()), inputs[name], index)))
+                models, own = self._models(name, audience), inputs[name]
+                explained[name] = _of_each(models, learner.explain, own, index)
             for model, ensemble in self.ensembles.items():
                 found = combine(ensemble, audience, explained)
                 bases[model][index] = found.base
@@ -129,10 +125,7 @@ class CrossFit:
 
     @cached_property
     def _fitted(self) -> dict[str, dict[Pair, RiskModel]]:
-        return {
-            name: {pair: learner.load(pair_folder(self.folder, name, pair)) for pair in pairs_of(self._folds)}
-            for name, learner in self.learners.items()
-        }
+        return {name: load_pairs(learner, self.folder, self._folds) for name, learner in self.learners.items()}
 
     def _scores(
         self, rows: pl.DataFrame, model: str, logit: np.ndarray, base: np.ndarray, half: np.ndarray, reasons: pl.Series
@@ -211,7 +204,7 @@ def fit_crossfit(
     """Fits all learners on the rows whose outcome is known; goes on where an interrupted call stopped.
 
     Args:
-        learners: One or two that take part in the scores, and comparisons.
+        learners: Those that take part in the scores, and comparisons.
         events: The events folder.
         rows: `schema.ROWS`; rows without an outcome are not looked at.
         config: Number of folds, seed and the limits of abstention.
@@ -240,13 +233,12 @@ def fit_crossfit(
     ]
     fit_pairs(jobs, labelled.folds, threads)
     base = {job.learner.name: out_of_fold(job, labelled.folds) for job in jobs}
-    ensembles = {name: _alone(name, base[name], labelled) for name in base}
+    ensembles = {}
+    for name, recipe in recipes(learners).items():
+        made = combinations(labelled, base, recipe)
+        own = {learner: base[learner] for learner in made[0].weights}
+        ensembles[name] = Ensemble.fit(made, own, labelled.fold)
     compared = {learner.name: ensembles.pop(learner.name) for learner in learners if learner.comparison}
-    if len(ensembles) == 2:
-        first, second = ensembles
-        both = {name: base[name] for name in ensembles}
-        make = lambda logits, label, subject: blend((first, second), logits, label, subject)
-        ensembles[schema.BLEND] = Ensemble.fit(combinations(labelled, both, make), both, labelled.fold)
     _write_comparison(folder, labelled, compared, base)
     limits = config.abstention
     crossfit = CrossFit(
@@ -260,9 +252,15 @@ def fit_crossfit(
     return crossfit
 
 
-def _alone(name: str, base: dict[Pair, np.ndarray], labelled: Labelled) -> Ensemble:
-    make = lambda logits, label, subject: single(name, logits[name], label, subject)
-    return Ensemble.fit(combinations(labelled, {name: base}, make), {name: base}, labelled.fold)
+def _of_each(models: dict[Pair, RiskModel], ask: Callable[..., list[Any]], *what: Any) -> dict[Pair, Any]:
+    """What `ask` gives for each pair's model; one that serves several pairs is asked once."""
+    distinct = list({id(model): model for model in models.values()}.values())
+    answers = dict(zip(map(id, distinct), ask(distinct, *what)))
+    return {pair: answers[id(model)] for pair, model in models.items()}
+
+
+def _logits(models: list[RiskModel], inputs: Any, index: np.ndarray) -> list[np.ndarray]:
+    return [model.logit(inputs, index) for model in models]
 
 
 def _write_comparison(

@@ -16,10 +16,10 @@ from ehr_tl.config import EvaluationConfig
 from ehr_tl.errors import CohortError
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, remove, write_json
-from ehr_tl.models.base import Learner
-from ehr_tl.models.combination import Combination
+from ehr_tl.models.base import Learner, RiskModel
+from ehr_tl.models.combination import Combination, Recipe
 from ehr_tl.models.folds import subject_folds
-from ehr_tl.models.pairs import Pair, PairFits, pair_folder, pairs_of
+from ehr_tl.models.pairs import Pair, PairFits, fitted_pairs, pair_folder
 
 FEWEST = 2  # positive and negative subjects that every fit must have
 
@@ -99,30 +99,38 @@ def _settings(learner: Learner) -> dict[str, Any]:
     return settings
 
 
+def load_pairs(learner: Learner, folder: Path, folds: int) -> dict[Pair, RiskModel]:
+    """Opens the fits of a learner; one that serves several pairs is opened once."""
+    served = fitted_pairs(learner, folds)
+    opened = {pair: learner.load(pair_folder(folder, learner.name, pair)) for pair in dict.fromkeys(served.values())}
+    return {pair: opened[fitted] for pair, fitted in served.items()}
+
+
 def out_of_fold(job: PairFits, folds: int) -> dict[Pair, np.ndarray]:
     """Each pair model's logits of the rows in its two folds, NaN elsewhere."""
     logits = {}
-    for pair in pairs_of(folds):
-        model = job.learner.load(pair_folder(job.folder, job.learner.name, pair))
+    for pair, model in load_pairs(job.learner, job.folder, folds).items():
         index = np.flatnonzero(np.isin(job.fold, pair))
         logits[pair] = np.full(len(job.fold), np.nan)
         logits[pair][index] = model.logit(job.inputs, index)
     return logits
 
 
-def combinations(labelled: Labelled, base: dict[str, dict[Pair, np.ndarray]], make: Any) -> tuple[Combination, ...]:
+def combinations(
+    labelled: Labelled, base: dict[str, dict[Pair, np.ndarray]], recipe: Recipe
+) -> tuple[Combination, ...]:
     """One combination for each fold, learned from what its pair models say of the other folds.
 
     Args:
         labelled: Labels and folds.
         base: Learner -> pair -> logits of the rows in the pair's folds.
-        make: Called with base logits by learner, labels and subjects.
+        recipe: Makes one.
     """
     made = []
     for fold in range(labelled.folds):
         others = np.flatnonzero(labelled.fold != fold)
         inner = {learner: _inner(by_pair, labelled.fold, fold)[others] for learner, by_pair in base.items()}
-        made.append(make(inner, labelled.label[others], labelled.subject[others]))
+        made.append(recipe(inner, labelled.label[others], labelled.subject[others]))
     return tuple(made)
 
 

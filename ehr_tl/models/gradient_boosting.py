@@ -68,6 +68,7 @@ class GradientBoostingLearner:
 
     name = LIGHTGBM
     comparison = False
+    as_is = False
 
     def __init__(self, config: LightGBMConfig):
         self.config = config

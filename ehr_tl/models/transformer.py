@@ -30,6 +30,8 @@ class TransformerLearner:
         from_scratch: Start from random weights; the learner then serves comparison alone.
     """
 
+    as_is = False
+
     def __init__(self, config: TransformerConfig, from_scratch: bool = False):
         self.config = config
         self.comparison = from_scratch

@@ -95,11 +95,10 @@ def tune(
         The booster, the positions of the features it uses, in order, and what was chosen.
     """
     fold = subject_folds(subject, label, INNER_FOLDS, seed)
-    parts = [_Part(matrix, label, fold != k, fold == k) for k in range(INNER_FOLDS) if label[fold == k].any()]
-    tuned = min(
-        (_try(parts, trial, config.rounds, seed) for trial in candidates(config, len(label), seed)),
-        key=lambda t: t.loss,
-    )
+    both = [k for k in range(INNER_FOLDS) if label[fold == k].any() and len(np.unique(label[fold != k])) == 2]
+    parts = [_Part(matrix, label, fold != k, fold == k) for k in both]
+    tried = candidates(config, len(label), seed)
+    tuned = min((_try(parts, trial, config.rounds, seed) for trial in tried), key=lambda t: t.loss)
     kept = screen(matrix, label, MOST_FEATURES)
     parameters = _parameters(tuned.parameters, seed)
     data = lgb.Dataset(matrix[:, kept], label, params=parameters)
@@ -121,7 +120,12 @@ def _parameters(trial: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _try(parts: list[_Part], trial: dict[str, Any], most: int, seed: int) -> Tuned:
-    """Grows all inner folds together and stops them together, where their joint loss is lowest."""
+    """Grows all inner folds together and stops them together, where their joint loss is lowest.
+
+    With one positive subject there is no inner fold, and the first trial gets a single tree.
+    """
+    if not parts:
+        return Tuned(trial, 1, 0.0, 0.0)
     boosters = []
     for part in parts:
         boosters.append(lgb.Booster(_parameters(trial, seed), part.train))

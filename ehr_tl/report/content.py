@@ -15,6 +15,7 @@ from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report import charts, words
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
+from ehr_tl.report.domain import shift_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
 from ehr_tl.report.svg import logit, odds_ticks
 
@@ -37,6 +38,7 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "silent": _silent(inputs),
         "flow": _flow(inputs.flow),
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
+        "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
         "legend": [(words.MODELS[n], s) for n, s in reversed(charts.STYLES.items()) if n in metrics["models"]],
         "models": _models(inputs),

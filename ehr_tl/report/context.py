@@ -13,6 +13,7 @@ from ehr_tl import schema
 from ehr_tl.config import Pipeline
 from ehr_tl.events import ExportInfo
 from ehr_tl.tokens.familiarity import Familiarity
+from ehr_tl.transfer.shift import Shift
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ReportInputs:
         manifest: `manifest.json` up to now.
         version: Version of the fitted model.
         familiarity: How much of the events the pretrained vocabulary knows; None where nothing was pretrained.
+        shift: How the hospital differs from the checkpoint's sources; None where nothing was pretrained.
     """
 
     pipeline: Pipeline
@@ -48,6 +50,7 @@ class ReportInputs:
     manifest: dict[str, Any]
     version: str
     familiarity: Familiarity | None = None
+    shift: Shift | None = None
 
     @cached_property
     def chosen(self) -> pl.DataFrame:

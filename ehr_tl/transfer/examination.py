@@ -12,7 +12,7 @@ from ehr_tl.evaluate.intervals import Bootstrap
 from ehr_tl.evaluate.metrics import auroc, brier, calibration_slope
 from ehr_tl.evaluate.subgroups import FEWEST, by_subgroup, demographics
 from ehr_tl.events import Events
-from ehr_tl.models.calibration import calibrate, stacking_weight
+from ehr_tl.models.calibration import calibrate, stacking_weights
 from ehr_tl.transfer.tasks import SourceTask
 
 #: Log odds of a task's outcome: (task, events, rows) -> shape (rows,); None where the model knows no such task.
@@ -121,7 +121,7 @@ def _share(scored: pl.DataFrame) -> float:
     """The trees' share in a mixture of calibrated logits, by likelihood, shrunk towards one half."""
     label, subject = scored["label"].to_numpy(), scored["subject_id"].rank("dense").to_numpy()
     trees, head = (calibrate(logit, label, subject)(logit) for logit in (scored[m].to_numpy() for m in (TREES, HEAD)))
-    return stacking_weight(trees, head, label, spread=SPREAD)
+    return float(stacking_weights(np.column_stack([trees, head]), label, np.array([0.5, 0.5]), spread=SPREAD)[0])
 
 
 def _ranked(part: pl.DataFrame, models: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ehr_tl.models.calibration import Calibration, calibrate, sigmoid, stacking_weight
+from ehr_tl.models.calibration import Calibration, calibrate, level, sigmoid, stacking_weights
 
 
 def population(n: int, seed: int, centre: float = -2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,12 +64,47 @@ def test_survives_json_and_extreme_logits():
     assert np.isfinite([fitted.intercept, *fitted.covariance]).all()
 
 
+EQUAL = np.array([0.5, 0.5])
+
+
 def test_the_blend_stays_near_equal_with_few_events_and_finds_the_better_model_with_many():
     random = np.random.default_rng(0)
     truth, label, _ = population(20_000, 4)
     noise = random.normal(-2, 1.2, len(truth))
-    assert stacking_weight(truth, noise, label) > 0.9
-    assert stacking_weight(noise, truth, label) < 0.1
-    few = slice(0, 60)
-    assert 0.3 <= stacking_weight(truth[few], noise[few], label[few]) <= 0.75
-    assert stacking_weight(truth, truth, label) == 0.5
+    both = np.column_stack([truth, noise])
+    assert stacking_weights(both, label, EQUAL)[0] > 0.9
+    assert stacking_weights(both[:, ::-1], label, EQUAL)[0] < 0.1
+    assert 0.3 <= stacking_weights(both[:60], label[:60], EQUAL)[0] <= 0.8
+    assert stacking_weights(np.column_stack([truth, truth]), label, EQUAL)[0] == pytest.approx(0.5)
+
+
+def test_two_models_get_the_weight_that_a_search_over_all_weights_finds():
+    truth, label, _ = population(400, 5)
+    other = truth + np.random.default_rng(1).normal(0, 1.5, len(truth))
+
+    def loss(weight: float) -> float:
+        logit = weight * truth + (1 - weight) * other
+        logit = logit + level(logit, label)
+        return np.sum(np.logaddexp(0, logit) - label * logit) + 0.5 * ((weight - 0.5) / 0.15) ** 2
+
+    best = min(np.linspace(0, 1, 401), key=loss)
+    found = stacking_weights(np.column_stack([truth, other]), label, EQUAL)
+    assert found[0] == pytest.approx(best, abs=0.005)
+
+
+@settings(deadline=None, max_examples=30)
+@given(models=st.integers(1, 8), rows=st.integers(6, 200), seed=st.integers(0, 1000), scale=st.floats(0.01, 50))
+def test_weights_lie_on_the_simplex_and_no_model_alone_fits_better(models, rows, seed, scale):
+    random = np.random.default_rng(seed)
+    logits, label = random.normal(-1, scale, (rows, models)), (np.arange(rows) % 4 == 0).astype(float)
+    prior = random.dirichlet(np.ones(models))
+    found = stacking_weights(logits, label, prior)
+    assert (found >= 0).all() and found.sum() == pytest.approx(1)
+
+    def loss(weights: np.ndarray) -> float:
+        logit = logits @ weights
+        logit = logit + level(logit, label)
+        penalty = 0.25 * np.sum((weights - prior) ** 2) / 0.15**2
+        return float(np.sum(np.logaddexp(0, logit) - label * logit) + penalty)
+
+    assert all(loss(found) <= loss(each) + 1e-3 for each in [prior, *np.eye(models)])

@@ -49,8 +49,8 @@ class Rate:
 class RateLearner:
     comparison = False
 
-    def __init__(self, name: str, scale: float = 1.0):
-        self.name, self.config = name, RateConfig(scale)
+    def __init__(self, name: str, scale: float = 1.0, as_is: bool = False):
+        self.name, self.config, self.as_is = name, RateConfig(scale), as_is
 
     def prepare(self, events, rows):
         return rows["subject_id"].to_numpy().astype(float) % 7 - 3
@@ -265,6 +265,25 @@ def test_a_comparison_is_evaluated_but_not_scored(hospital, tmp_path):
     compared = pl.read_parquet(tmp_path / "models" / "comparison.parquet")
     assert compared["model"].unique().to_list() == ["transformer_from_scratch"]
     assert compared.height == rows["boolean_value"].count() and compared["logit"].is_finite().all()
+
+
+def test_what_the_sources_taught_is_fitted_once_and_scored_as_it_stands(hospital, tmp_path):
+    events, rows = hospital
+    learners = [RateLearner(schema.LIGHTGBM), RateLearner(schema.SOURCE, 1.5, as_is=True)]
+    fitted = fit_crossfit(learners, events, rows, CONFIG, tmp_path / "models")
+    assert [path.name for path in (tmp_path / "models" / schema.SOURCE).iterdir()] == ["0-1"]
+    scores, found = fitted.score(events, rows), fitted.attributions(events, rows)
+    assert list(found) == [schema.LIGHTGBM, schema.SOURCE, schema.RECALIBRATED, schema.BLEND] == list(fitted.ensembles)
+    (model,) = set(map(id, fitted._fitted[schema.SOURCE].values()))
+    assert model == id(fitted._fitted[schema.SOURCE][(0, 1)])
+    own = scores.filter(pl.col("model") == schema.SOURCE)
+    expected = fitted._fitted[schema.SOURCE][(0, 1)].logit(learners[1].prepare(events, rows), np.arange(rows.height))
+    np.testing.assert_allclose(own["logit"], expected, atol=1e-9)
+    for name, attribution in found.items():
+        np.testing.assert_allclose(attribution.logit(), scores.filter(model=name)["logit"], atol=1e-6)
+    blended = [each.shares for each in fitted.ensembles[schema.BLEND].combinations]
+    assert all(sum(shares.values()) == pytest.approx(1) for shares in blended)
+    assert CrossFit.load(tmp_path / "models", learners).score(events, rows).equals(scores)
 
 
 def test_too_few_cases_are_the_users_to_know(cohort, tmp_path):

@@ -136,3 +136,11 @@ def test_something_is_learned_from_a_few_dozen_rows():
     booster, kept, _ = tune(matrix, label, np.arange(36), LightGBMConfig(trials=1), seed=0)
     risk = booster.predict(matrix[:, kept], raw_score=True)
     assert risk[label == 1].mean() > risk[label == 0].mean() + 0.5
+
+
+def test_one_positive_row_among_a_few_gives_a_model_that_does_not_run_away():
+    rng = np.random.default_rng(0)
+    label = (np.arange(12) == 3).astype(float)
+    matrix = sparse.csr_matrix(rng.normal(5, 1, (12, 3)))
+    booster, kept, tuned = tune(matrix, label, np.arange(12), LightGBMConfig(), seed=0)
+    assert np.abs(booster.predict(matrix[:, kept], raw_score=True) + tuned.shift).max() < 5

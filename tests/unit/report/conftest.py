@@ -13,6 +13,7 @@ from ehr_tl.evaluate.metrics import sigmoid
 from ehr_tl.events import ExportInfo
 from ehr_tl.report import ReportInputs
 from ehr_tl.tokens.familiarity import Familiarity
+from ehr_tl.transfer.shift import DIFFERS, LIKE, OUTSIDE, Shift
 
 NOW = datetime(2026, 11, 1)
 YEARS = 7
@@ -162,6 +163,27 @@ FAMILIARITY = Familiarity(
     missing=[{"code": "LOCAL//17", "events": 10, "subjects": 9}],
 )
 
+SHIFT = Shift(
+    checkpoint="ehr_tl_base",
+    subjects=353,
+    values=[
+        {
+            **{"code": code, "description": text, "unit": unit, "subjects": 240, "values": 900, "index": index},
+            **{"quantile": quantile, "ratio": ratio, "verdict": verdict},
+        }
+        for code, text, unit, index, quantile, ratio, verdict in (
+            ("LOINC//2345-7", "Glucose [Mass/volume] in Serum or Plasma", "mg/dL", 5.1, 0.0, 0.056, OUTSIDE),
+            ("LOINC//2160-0", "Creatinine [Mass/volume] in Serum or Plasma", "mg/dL", 0.19, 0.62, 1.2, DIFFERS),
+            ("LOINC//8480-6", "Systolic Blood Pressure", "mm[Hg]", 0.04, 0.47, 0.99, LIKE),
+            ("LOINC//9279-1", "Respiratory rate", "/min", 0.02, 0.5, 1.0, LIKE),
+            ("LOINC//33959-8", "Procalcitonin", "ng/mL", 0.4, 0.3, None, None),
+        )
+    ],
+    added=[{"code": "LOCAL//17", "description": "Ward round", "share": 0.31}],
+    lacking=[{"code": "LOINC//9269-2", "weight": 0.19, "share": 0.0}],
+    prevalence={"here": 0.12, "sources": 0.145},
+)
+
 MANIFEST = {
     "environment": {"ehr_tl": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0", "lightgbm": "4.7.0"}},
     "stages": {
@@ -209,6 +231,7 @@ def run_results(subjects=350, seed=0, **export):
         manifest=MANIFEST,
         version="0.1.0+3f9a2c1d",
         familiarity=FAMILIARITY,
+        shift=SHIFT,
     )
 
 

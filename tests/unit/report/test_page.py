@@ -72,6 +72,7 @@ def test_has_every_section(page):
         "Worklist",
         "Who was asked about",
         "What was read",
+        "How like the sources this hospital is",
         "How good it is",
         "Models side by side",
         "What drives the risk",
@@ -132,6 +133,24 @@ def test_warns_where_the_pretrained_transformer_knows_little(results, tmp_path, 
     card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     for text in (text_of(rendered(tmp_path, inputs)), card):
         assert ("What it learned elsewhere has little to say here" in text) == warned
+
+
+def test_tells_how_like_the_sources_the_hospital_is(results, page, tmp_path):
+    write_model_card(tmp_path / "MODEL_CARD.md", results)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for text in (text_of(page), card):
+        assert "of 4 codes with values of enough people, 2 are like the sources, 1 differs and 1 lies outside" in text
+        assert "The outcome came in 12% of the rows here, and in 14% at the sources." in text
+        assert "values of LOINC//2345-7 (mg/dL) lie beyond 98% of those at the sources: are their units right?" in text
+    words = text_of(page)
+    assert "Of 1 code fewer than 30 people have values: no verdict." in words
+    assert re.search(r"Glucose .*? 0.056 times 5.10 lies outside", words)
+    assert "19% of what the trees go by" in words and re.search("Ward round LOCAL//17 in the record of 31%", words)
+
+
+def test_without_a_checkpoint_nothing_is_said_of_sources(results, tmp_path):
+    page = rendered(tmp_path, replace(results, shift=None))
+    assert "How like the sources" not in page and "#shift" not in page
 
 
 @pytest.mark.parametrize(("current", "warned"), [(0.011, False), (0.114, True), (0.001, True)])
