@@ -172,7 +172,7 @@ def made_from(setting: Setting, checkpoint: Path | None, continued: Path | None)
     said = {
         "version": __version__,
         "pipeline": asdict(setting.pipeline),
-        "settings": [study.seed, study.seeds, study.arms, study.from_scratch],
+        "settings": [study.seed, study.from_scratch],
         "rows": hashlib.sha256(setting.rows.write_csv().encode()).hexdigest(),
         "test": setting.draws.to_json()["test"],
         "target": _events(setting.target),

@@ -78,7 +78,7 @@ def key(study: Study) -> str:
         'there'
         >>> unit = Population("there", without=("UNIT//1",))
         >>> key(Study("a", "A", "demo", Population("here"), unit, recipe="my.yaml"))
-        'there-6cb23c7e-my'
+        'there-ef12844a-my'
     """
     chosen = {"having": study.source.having, "without": study.source.without}
     digest = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=4).hexdigest()

@@ -1,8 +1,8 @@
 """What a study found: each arm by number of cases, differences between arms, and how sure that is.
 
-Intervals are paired: one resample of the test part's subjects holds for all arms, sizes and repeats, and one resample of
-the repeats of a size for all its arms. Which local arm, and which single arm, is best is read from the same results, by
-the mean over repeats at that size: the differences to it are, if anything, too small.
+Intervals are paired: one resample of the test part's subjects holds for all arms, sizes and repeats, and one resample
+of the repeats of a size for all its arms. Which local arm, and which single arm, is best is read from the same results,
+by the mean over repeats at that size: what the chosen arm gains on it is, if anything, told too small.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 
 from ehr_tl.evaluate.intervals import number, resampled_weights, summary
 from ehr_tl.evaluate.metrics import auroc, calibration_slope
-from ehr_tl.models.calibration import sigmoid
+from ehr_tl.models.calibration import level, sigmoid
 from ehr_tl.schema import BLEND, SOURCE
 from ehr_tl.transfer.study.contest import BLENDS, LOCAL, TABULAR_BLEND
 
@@ -76,8 +76,6 @@ class Measured:
 
 def _fitted(labels: np.ndarray, logit: np.ndarray, slope: float) -> np.ndarray:
     """Intercept and slope of the outcome on the logit, where the slope is known."""
-    from ehr_tl.models.calibration import level
-
     return np.array([level(slope * logit, labels), slope])
 
 
@@ -89,11 +87,27 @@ class Size:
         told: What is told of each cell (`cells`).
         found: For each cell: arm -> measure -> value and resamples.
         turns: Which repeats each resample takes, shape (resamples, repeats).
+        test_events: Subjects with the outcome in the test part.
     """
 
     told: Sequence[Mapping[str, Any]]
     found: Sequence[Mapping[str, Mapping[str, tuple[float, np.ndarray]]]]
     turns: np.ndarray
+    test_events: int
+
+    @property
+    def subjects(self) -> float:
+        """Mean number of local cases."""
+        return float(np.mean([each["subjects"] for each in self.told]))
+
+    @property
+    def chosen(self) -> str | None:
+        """The blend, or the one arm that there is; None where nothing can be learned from so few cases."""
+        return BLEND if BLEND in self.arms else self.arms[0] if len(self.arms) == 1 and self.told[0]["weights"] else None
+
+    @property
+    def best_local(self) -> str | None:
+        return self.best(LOCAL)
 
     @cached_property
     def arms(self) -> list[str]:
@@ -119,11 +133,8 @@ class Size:
     def difference(self, first: str, second: str) -> dict[str, Any]:
         """Of the AUROC, first minus second, paired."""
         value = self.value(first, "auroc") - self.value(second, "auroc")
-        return {
-            "first": first,
-            "second": second,
-            **summary(value, self.draws(first, "auroc") - self.draws(second, "auroc")),
-        }
+        draws = self.draws(first, "auroc") - self.draws(second, "auroc")
+        return {"first": first, "second": second, **summary(value, draws)}
 
     def best(self, among: Sequence[str]) -> str | None:
         """The arm with the highest mean AUROC."""
@@ -131,8 +142,8 @@ class Size:
         return max(there, key=lambda arm: self.value(arm, "auroc"), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        local, single = self.best(LOCAL), self.best([arm for arm in self.arms if arm not in BLENDS])
-        chosen = BLEND if BLEND in self.arms else None
+        local, single = self.best_local, self.best([arm for arm in self.arms if arm not in BLENDS])
+        chosen = self.chosen
         pairs = {
             "chosen - best local": (chosen, local),
             "chosen - best single": (chosen, single),
@@ -141,9 +152,10 @@ class Size:
         }
         return {
             "size": self.told[0]["size"],
-            "subjects": float(np.mean([each["subjects"] for each in self.told])),
+            "subjects": self.subjects,
             "events": float(np.mean([each["events"] for each in self.told])),
             "repeats": len(self.told),
+            "chosen": chosen,
             "best_local": local,
             "best_single": single,
             "arms": {arm: {measure: self.estimate(arm, measure) for measure in MEASURES} for arm in self.arms},
@@ -176,6 +188,7 @@ def sizes_of(cells: Sequence[Cell], labels: np.ndarray, subject: np.ndarray, res
         resamples, seed: Of the bootstrap.
     """
     measured = Measured(labels, subject, resamples, seed)
+    events = len(np.unique(subject[labels == 1]))
     by_size: dict[Any, list[Cell]] = {}
     for cell in cells:
         by_size.setdefault(cell[0]["size"], []).append(cell)
@@ -183,5 +196,5 @@ def sizes_of(cells: Sequence[Cell], labels: np.ndarray, subject: np.ndarray, res
     for mine in by_size.values():
         turns = np.random.default_rng((seed, 1)).integers(len(mine), size=(resamples, len(mine)))
         values = [{arm: measured(table[arm].to_numpy().astype(float)) for arm in table.columns} for _, table in mine]
-        found.append(Size([told for told, _ in mine], values, turns))
-    return sorted(found, key=lambda size: size.told[0]["subjects"])
+        found.append(Size([told for told, _ in mine], values, turns, events))
+    return sorted(found, key=lambda size: size.subjects)
