@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +179,8 @@ def _results(setting: Setting, sizes: Sequence[Size]) -> dict[str, Any]:
 
 
 def _write_pages(results: Mapping[str, Any], page: Path, table: Path | None = None) -> None:
-    from ehr_tl.report.study import markdown, write_study
+    from ehr_tl.report.page import write_study
+    from ehr_tl.report.study import markdown
 
     write_study(page, results)
     if table is not None:

@@ -7,6 +7,7 @@ by the mean over repeats at that size: what the chosen arm gains on it is, if an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,14 @@ from ehr_tl.transfer.study.contest import BLENDS, LOCAL, TABULAR_BLEND
 
 MEASURES = ("auroc", "brier", "calibration_slope")
 
-#: How the repeats of a size are brought together: a slope that ran away in one of them should not move the others.
-_MIDDLE = {"auroc": np.nanmean, "brier": np.nanmean, "calibration_slope": np.nanmedian}
-
 Cell = tuple[Mapping[str, Any], pl.DataFrame]
+
+
+def _middle(measure: str, values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Brings repeats together, those without a value left out: the mean; of slopes, which may run away, the median."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # none has a value
+        return (np.nanmedian if measure == "calibration_slope" else np.nanmean)(values, axis=axis)
 
 
 class Measured:
@@ -103,7 +108,9 @@ class Size:
     @property
     def chosen(self) -> str | None:
         """The blend, or the one arm that there is; None where nothing can be learned from so few cases."""
-        return BLEND if BLEND in self.arms else self.arms[0] if len(self.arms) == 1 and self.told[0]["weights"] else None
+        return (
+            BLEND if BLEND in self.arms else self.arms[0] if len(self.arms) == 1 and self.told[0]["weights"] else None
+        )
 
     @property
     def best_local(self) -> str | None:
@@ -115,7 +122,7 @@ class Size:
         return [arm for arm in self.found[0] if all(arm in each for each in self.found)]
 
     def value(self, arm: str, measure: str) -> float:
-        return float(_MIDDLE[measure](self.values(arm, measure)))
+        return float(_middle(measure, self.values(arm, measure)))
 
     def values(self, arm: str, measure: str) -> np.ndarray:
         """By repeat, shape (repeats,)."""
@@ -125,7 +132,7 @@ class Size:
         """In each resample of repeats and subjects, shape (resamples,)."""
         every = np.array([each[arm][measure][1] for each in self.found])
         chosen = every[self.turns, np.arange(len(self.turns))[:, None]]
-        return _MIDDLE[measure](chosen, axis=1)
+        return _middle(measure, chosen, axis=1)
 
     def estimate(self, arm: str, measure: str) -> dict[str, Any]:
         return summary(self.value(arm, measure), self.draws(arm, measure))
@@ -161,7 +168,7 @@ class Size:
             "arms": {arm: {measure: self.estimate(arm, measure) for measure in MEASURES} for arm in self.arms},
             "seeds": {arm: self._by_seed(arm) for arm in self.arms},
             "values": {arm: [number(value) for value in self.values(arm, "auroc")] for arm in self.arms},
-            "differences": {name: self.difference(*pair) for name, pair in pairs.items() if None not in pair},
+            "differences": {name: self.difference(*pair) for name, pair in pairs.items() if _two(pair)},
             "weights": self._weights(),
             "seconds": round(sum(each["seconds"] for each in self.told), 1),
         }
@@ -176,6 +183,11 @@ class Size:
         """The blend's mean weights."""
         names = list(dict.fromkeys(name for each in self.told for name in each["weights"]))
         return {name: float(np.mean([each["weights"].get(name, 0.0) for each in self.told])) for name in names}
+
+
+def _two(pair: tuple[str | None, str | None]) -> bool:
+    """Whether there are both, and they are two."""
+    return None not in pair and pair[0] != pair[1]
 
 
 def sizes_of(cells: Sequence[Cell], labels: np.ndarray, subject: np.ndarray, resamples: int, seed: int) -> list[Size]:
