@@ -162,6 +162,8 @@ def train(job: Job) -> dict[str, Any]:
     baseline.prepare(events, rows).write(job.folder / "features.parquet")
     crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
     notes = {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
+    if "site" in crossfit.folds.columns:
+        notes["sites"] = crossfit.folds["site"].n_unique()
     return notes if found is None else {**notes, "known": found.known, "accept_coverage": job.accept_coverage}
 
 
@@ -218,8 +220,8 @@ def _shift(job: Job) -> Shift | None:
 def _train_settings(job: Job) -> dict[str, Any]:
     """What changes the models. How they are explained and judged does not: that costs no new training."""
     pipeline = asdict(job.pipeline)
-    settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "abstention")}
-    settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed")}
+    settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "transfer", "abstention")}
+    settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed", "sites")}
     if settings["transformer"] is not None:
         apart = {*_EXPLAINING, "min_known"}
         settings["transformer"] = {k: v for k, v in settings["transformer"].items() if k not in apart}

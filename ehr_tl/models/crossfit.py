@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl import schema
+from ehr_tl.cohort.sites import subject_sites
 from ehr_tl.config import Pipeline
 from ehr_tl.errors import RunError
 from ehr_tl.events import Events
@@ -45,7 +46,7 @@ class CrossFit:
         folder: Where the models lie.
         learners: Learner by name, comparisons excepted.
         ensembles: Model name (`schema.SCORES`) -> how it is scored; the chosen one last.
-        folds: `subject_id` and `fold` of labelled subjects.
+        folds: `subject_id` and `fold` of labelled subjects, and `site` where sites are held out whole.
         abstention: When no score should be acted on.
     """
 
@@ -215,10 +216,11 @@ def fit_crossfit(
         The fitted models. Comparisons' out-of-fold logits are in `comparison.parquet` of `folder`.
 
     Raises:
-        CohortError: Too few subjects with or without the outcome.
+        CohortError: Too few subjects with or without the outcome, or too few sites.
     """
     folder = Path(folder)
-    labelled = Labelled.of(rows, config.evaluation)
+    prefix = config.evaluation.sites
+    labelled = Labelled.of(rows, config.evaluation, None if prefix is None else subject_sites(events, prefix))
     keep_or_discard(folder, learners, events, labelled)
     jobs = [
         PairFits(

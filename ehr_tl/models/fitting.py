@@ -18,10 +18,12 @@ from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, remove, write_json
 from ehr_tl.models.base import Learner, RiskModel
 from ehr_tl.models.combination import Combination, Recipe
-from ehr_tl.models.folds import subject_folds
-from ehr_tl.models.pairs import Pair, PairFits, fitted_pairs, pair_folder
+from ehr_tl.models.folds import site_folds, subject_folds
+from ehr_tl.models.pairs import Pair, PairFits, fitted_pairs, pair_folder, pairs_of
 
 FEWEST = 2  # positive and negative subjects that every fit must have
+
+_HOLD_OUT_SUBJECTS = "leave out evaluation.sites, so that subjects are held out and not sites; or ask for fewer folds"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Labelled:
         rows: `schema.ROWS` with a known outcome.
         label, subject, fold: Of each row.
         folds: Number of folds.
+        site: Of each row, where folds are of whole sites.
     """
 
     rows: pl.DataFrame
@@ -39,23 +42,60 @@ class Labelled:
     subject: np.ndarray
     fold: np.ndarray
     folds: int
+    site: np.ndarray | None = None
 
     @classmethod
-    def of(cls, rows: pl.DataFrame, config: EvaluationConfig) -> Labelled:
-        """Takes the rows whose outcome is known and deals their subjects into folds.
+    def of(cls, rows: pl.DataFrame, config: EvaluationConfig, sites: pl.DataFrame | None = None) -> Labelled:
+        """Takes the rows whose outcome is known and deals their subjects, or their sites, into folds.
+
+        Args:
+            rows: `schema.ROWS`.
+            config: Number of folds, seed.
+            sites: `subject_id` and `site` of all subjects, where sites are to be held out whole.
 
         Raises:
-            CohortError: Too few subjects are positive, or negative, for every fit to see some.
+            CohortError: Too few subjects are positive, or negative, for every fit to see some; or too few sites.
         """
         known = rows.filter(pl.col("boolean_value").is_not_null())
         label, subject = known["boolean_value"].cast(pl.Float64).to_numpy(), known["subject_id"].to_numpy()
         folds = _count(label, subject, config.folds)
-        return cls(known, label, subject, subject_folds(subject, label, folds, config.seed), folds)
+        if sites is None:
+            return cls(known, label, subject, subject_folds(subject, label, folds, config.seed), folds)
+        site = known.join(sites, on="subject_id", how="left", maintain_order="left")["site"].to_numpy()
+        _check_enough_sites(site, folds)
+        dealt = cls(known, label, subject, site_folds(site, subject, label, folds, config.seed), folds, site)
+        dealt._check_every_fit()
+        return dealt
+
+    def _check_every_fit(self) -> None:
+        """Whether folds of sites, which are as they are, leave some subjects of each kind to every fit."""
+        for pair in pairs_of(self.folds):
+            outside = ~np.isin(self.fold, pair)
+            positive = np.unique(self.subject[outside & (self.label == 1)])
+            rarer = min(len(positive), len(np.setdiff1d(self.subject[outside], positive)))
+            if rarer < FEWEST:
+                raise CohortError(
+                    f"Without two of {self.folds} folds of whole sites only {rarer} subjects with, or without, the "
+                    "outcome are left",
+                    expected=f"at least {FEWEST} of each",
+                    fix=_HOLD_OUT_SUBJECTS,
+                )
 
     def subjects(self) -> pl.DataFrame:
-        """`subject_id` and `fold`."""
+        """`subject_id` and `fold`; and `site`, where folds are of sites."""
         frame = pl.DataFrame({"subject_id": self.subject, "fold": self.fold.astype(np.int32)})
+        if self.site is not None:
+            frame = frame.with_columns(site=pl.Series(self.site, dtype=pl.String))
         return frame.unique().sort("subject_id")
+
+
+def _check_enough_sites(site: np.ndarray, folds: int) -> None:
+    if len(found := np.unique(site)) < folds:
+        raise CohortError(
+            f"The subjects with a known outcome are from {len(found)} sites, too few for {folds} folds of whole sites",
+            expected="at least as many sites as folds (evaluation.folds)",
+            fix=_HOLD_OUT_SUBJECTS,
+        )
 
 
 def _count(label: np.ndarray, subject: np.ndarray, wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,15 +15,13 @@ from ehr_tl import features
 from ehr_tl.config import LightGBMConfig
 from ehr_tl.errors import CohortError
 from ehr_tl.events import Events
-from ehr_tl.features import Features
+from ehr_tl.features import Build, Features
 from ehr_tl.files import read_json, whole, write_json
-from ehr_tl.models.base import PARTS, Attribution
+from ehr_tl.models.base import Attribution
+from ehr_tl.models.by_code import attributions, explained_codes, summed
 from ehr_tl.models.screening import without_twins
 from ehr_tl.models.tuning import Tuned, tune
-from ehr_tl.schema import AGE, GENDER, GROUP, LIGHTGBM
-
-EXPLAINED = 20  # codes that a row's explanation names; all others are one part
-OTHERS = f"{GROUP}//everything else"
+from ehr_tl.schema import LIGHTGBM
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,10 @@ class GradientBoosting:
         """SHAP values of the features, shape (rows, features): TreeSHAP (Lundberg et al. 2020), path-dependent."""
         return sparse.csr_matrix(self._predict(inputs.take(self.columns, index), pred_contrib=True))[:, :-1]
 
+    def by_code(self, inputs: Features, index: np.ndarray, codes: Sequence[str]) -> sparse.csr_matrix:
+        """SHAP values of codes, shape (rows, codes)."""
+        return summed(self.contributions(inputs, index), self.columns, codes)
+
     @property
     def base(self) -> float:
         """Expected logit over the training rows, from which SHAP values count."""
@@ -57,6 +60,12 @@ class GradientBoosting:
             self.booster.save_model(temporary)
         write_json(folder / "features.json", {"columns": self.columns.rows(), "tuned": asdict(self.tuned)})
 
+    @classmethod
+    def load(cls, folder: Path) -> GradientBoosting:
+        saved = read_json(folder / "features.json")
+        columns = pl.DataFrame(saved["columns"], schema=features.COLUMNS, orient="row")
+        return cls(lgb.Booster(model_file=folder / "model.txt"), columns, Tuned(**saved["tuned"]))
+
     def _predict(self, matrix: sparse.csr_matrix, **what: bool) -> np.ndarray | sparse.csr_matrix:
         if not matrix.shape[0]:
             return np.zeros((0, self.columns.height + 1) if "pred_contrib" in what else 0)
@@ -64,17 +73,22 @@ class GradientBoosting:
 
 
 class GradientBoostingLearner:
-    """Fits `GradientBoosting`; see `models.base.Learner`."""
+    """Fits `GradientBoosting`; see `models.base.Learner`.
+
+    Args:
+        config: Look-back windows and limits of the search.
+        build: Makes features, as `features.build` does; learners that share one share its memory.
+    """
 
     name = LIGHTGBM
     comparison = False
     as_is = False
 
-    def __init__(self, config: LightGBMConfig):
-        self.config = config
+    def __init__(self, config: LightGBMConfig, build: Build = features.build):
+        self.config, self._build = config, build
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Features:
-        return features.build(events, rows, self.config.windows_days)
+        return self._build(events, rows, self.config.windows_days)
 
     def fit(
         self, inputs: Features, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path
@@ -94,70 +108,13 @@ class GradientBoostingLearner:
         return GradientBoosting(booster, columns[single[kept]], tuned)
 
     def load(self, folder: Path) -> GradientBoosting:
-        saved = read_json(folder / "features.json")
-        columns = pl.DataFrame(saved["columns"], schema=features.COLUMNS, orient="row")
-        return GradientBoosting(lgb.Booster(model_file=folder / "model.txt"), columns, Tuned(**saved["tuned"]))
+        return GradientBoosting.load(folder)
 
     def base(self, models: list[GradientBoosting], inputs: Features, index: np.ndarray) -> list[np.ndarray]:
         return [np.full(len(index), model.base) for model in models]
 
     def explain(self, models: list[GradientBoosting], inputs: Features, index: np.ndarray) -> list[Attribution]:
-        """Sums SHAP values over the features of a code; each row names the `EXPLAINED` largest over all models."""
-        codes = sorted({_explained_code(code) for model in models for code in model.columns["code"].unique()})
-        by_code = [model.contributions(inputs, index) @ _sums(model.columns, codes) for model in models]
-        row, code = _largest(by_code, len(index))
-        kinds = _kinds(inputs, index, codes, row, code)
-        return [
-            Attribution(base, _parts(row, code, codes, kinds, shap))
-            for base, shap in zip(self.base(models, inputs, index), by_code)
-        ]
-
-
-def _explained_code(code: str) -> str:
-    return GENDER if code.startswith(f"{GENDER}//") else code
-
-
-def _sums(columns: pl.DataFrame, codes: list[str]) -> sparse.csr_matrix:
-    """Features by codes: 1 where the feature belongs to the code."""
-    position = {code: i for i, code in enumerate(codes)}
-    belongs = [position[_explained_code(code)] for code in columns["code"]]
-    ones = np.ones(len(belongs))
-    return sparse.csr_matrix((ones, (np.arange(len(belongs)), belongs)), shape=(len(belongs), len(codes)))
-
-
-def _largest(by_code: list[sparse.csr_matrix], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and code of each row's `EXPLAINED` largest SHAP values, summed over the models; largest first."""
-    total = abs(sum(by_code[1:], start=by_code[0])).tocoo()
-    order = np.lexsort((total.col, -total.data, total.row))
-    row, code = total.row[order], total.col[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, np.arange(rows))[row]
-    return row[rank < EXPLAINED], code[rank < EXPLAINED]
-
-
-def _kinds(inputs: Features, index: np.ndarray, codes: list[str], row: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Kind of each part (`schema.KINDS`)."""
-    count = _cells(inputs.in_view(codes, index), row, code)
-    kinds = np.select([count == 0, count == 1], ["missing", "event"], default="feature")
-    personal = np.isin(np.array(codes, dtype=object), [AGE, GENDER])
-    return np.where(personal[code], "demographic", kinds)
-
-
-def _cells(matrix: sparse.csr_matrix, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    return np.asarray(matrix[row, column]).ravel() if len(row) else np.zeros(0)
-
-
-def _parts(
-    row: np.ndarray, code: np.ndarray, codes: list[str], kinds: np.ndarray, shap: sparse.csr_matrix
-) -> pl.DataFrame:
-    """The named parts, then one more per row for everything else."""
-    rows = shap.shape[0]
-    named = _cells(shap, row, code)
-    rest = np.asarray(shap.sum(axis=1)).ravel() - np.bincount(row, weights=named, minlength=rows)
-    names = np.array([*codes, OTHERS], dtype=object)
-    parts = {
-        "row": np.concatenate([row, np.arange(rows)]),
-        "kind": [*kinds, *["feature"] * rows],
-        "code": names[np.concatenate([code, np.full(rows, len(codes))])],
-        "shap": np.concatenate([named, rest]),
-    }
-    return pl.DataFrame(parts, schema=PARTS).sort("row", maintain_order=True)
+        """Sums SHAP values over the features of a code; each row names the largest over all models."""
+        codes = sorted(set().union(*(explained_codes(model.columns) for model in models)))
+        by_code = [model.by_code(inputs, index, codes) for model in models]
+        return attributions(by_code, codes, self.base(models, inputs, index), inputs, index)

@@ -6,7 +6,7 @@ another hospital the features are made from its own events, and those that the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,8 +36,8 @@ class SourceModels:
 
     Attributes:
         tasks: Name of a task -> what is known of it: `title`, `question`, `outcome`, `adapters` (of the sources that
-            labelled it), `rows`, `subjects`, `positives` (rows), `windows_days` of its features; and `share`, that of the
-            trees in the mixture with the network's head that does best at the sources, where that was looked at.
+            labelled it), `rows`, `subjects`, `positives` (rows), `windows_days` of its features; and `share`, that of
+            the trees in the mixture with the network's head that does best at the sources, where that was looked at.
         models: Name of a task -> its booster.
     """
 
@@ -68,6 +68,10 @@ class SourceModels:
     def answer(self, name: str, events: Events, rows: pl.DataFrame) -> np.ndarray | None:
         """What `score` gives; None where there is no model for the task."""
         return self.score(name, events, rows) if name in self.models else None
+
+    def only(self, names: Sequence[str]) -> SourceModels:
+        """The models of some tasks."""
+        return SourceModels({name: self.tasks[name] for name in names}, {name: self.models[name] for name in names})
 
     def mixed(self, examined: Mapping[str, Mapping[str, Any]]) -> SourceModels:
         """The same, told the `share` of each task by an examination of both models (`transfer.examination`)."""

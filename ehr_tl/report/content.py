@@ -48,16 +48,16 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "grouped": grouped,
         "examples": [_drawn(example) for example in examples(inputs)],
         "limits": words.limits(inputs),
-        "folds": _folds(inputs),
+        "folds": _training(inputs).get("folds", inputs.pipeline.evaluation.folds),
+        "sites": _training(inputs).get("sites"),
         "stages": _stages(inputs.manifest),
         "environment": _environment_in_words(inputs.manifest),
     }
 
 
-def _folds(inputs: ReportInputs) -> int:
-    """How many there were: few outcomes allow fewer than were asked for."""
-    notes = inputs.manifest.get("stages", {}).get("train", {}).get("notes", {})
-    return notes.get("folds", inputs.pipeline.evaluation.folds)
+def _training(inputs: ReportInputs) -> dict[str, Any]:
+    """What the stage noted: how many folds there were (few outcomes allow fewer than were asked for), and sites."""
+    return inputs.manifest.get("stages", {}).get("train", {}).get("notes", {})
 
 
 def _stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:

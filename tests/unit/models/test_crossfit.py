@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,17 @@ def test_no_fit_sees_its_pair_of_folds_or_unlabelled_subjects(hospital, tmp_path
         saw = read_json(pair_folder(tmp_path / "models", schema.TRANSFORMER, pair) / "model.json")["saw"]
         assert saw == np.flatnonzero(~np.isin(fold, pair)).tolist()
     assert not list((tmp_path / "models").rglob(".state*"))
+
+
+def test_sites_are_held_out_whole_where_they_are_given(hospital, tmp_path):
+    events, rows = hospital
+    by_site = replace(CONFIG, evaluation=replace(CONFIG.evaluation, sites="NOISE//", folds=3))
+    fitted = fit_crossfit(two_learners(), events, rows, by_site, tmp_path / "models")
+    assert fitted.folds.group_by("site").agg(pl.col("fold").n_unique())["fold"].to_list() == [1, 1, 1]
+    first = events.scan().filter(pl.col("code").str.starts_with("NOISE//")).sort("time", "code").collect()
+    home = dict(first.group_by("subject_id").agg(pl.col("code").first()).iter_rows())
+    assert all(home[subject] == site for subject, _, site in fitted.folds.iter_rows())
+    assert CrossFit.load(tmp_path / "models", two_learners()).score(events, rows).equals(fitted.score(events, rows))
 
 
 def test_folds_share_positive_subjects_evenly(hospital, tmp_path):

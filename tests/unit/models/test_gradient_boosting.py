@@ -4,7 +4,8 @@ import pytest
 from scipy import sparse
 
 from ehr_tl.config import LightGBMConfig
-from ehr_tl.models.gradient_boosting import EXPLAINED, OTHERS, GradientBoostingLearner
+from ehr_tl.models.by_code import EXPLAINED, OTHERS
+from ehr_tl.models.gradient_boosting import GradientBoostingLearner
 from ehr_tl.models.screening import screen, without_twins
 from ehr_tl.models.tuning import candidates, tune
 

@@ -148,6 +148,16 @@ def test_tells_how_like_the_sources_the_hospital_is(results, page, tmp_path):
     assert "19% of what the trees go by" in words and re.search("Ward round LOCAL//17 in the record of 31%", words)
 
 
+@pytest.mark.parametrize(("sites", "told"), [(7, True), (None, False)])
+def test_says_whether_sites_were_held_out_whole(results, tmp_path, sites, told):
+    notes = {"folds": 5} if sites is None else {"folds": 5, "sites": sites}
+    stages = {**results.manifest["stages"], "train": {**results.manifest["stages"]["train"], "notes": notes}}
+    inputs = replace(results, manifest={**results.manifest, "stages": stages})
+    write_model_card(tmp_path / "MODEL_CARD.md", inputs)
+    assert ("The 7 sites were held out whole" in text_of(rendered(tmp_path, inputs))) == told
+    assert ("over 7 sites, held out whole" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")) == told
+
+
 def test_without_a_checkpoint_nothing_is_said_of_sources(results, tmp_path):
     page = rendered(tmp_path, replace(results, shift=None))
     assert "How like the sources" not in page and "#shift" not in page
