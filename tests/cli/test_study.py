@@ -19,7 +19,16 @@ def study(case, tmp_path):
 
 
 def test_a_study_writes_tables_curves_and_who_was_drawn(case, study, ehr_tl, tmp_path) -> None:
-    arguments = ("study", study, "--events", f"here={case.folder / 'events'}", "--out", tmp_path / "out", "--threads", 1)
+    arguments = (
+        "study",
+        study,
+        "--events",
+        f"here={case.folder / 'events'}",
+        "--out",
+        tmp_path / "out",
+        "--threads",
+        1,
+    )
     said = ehr_tl(*arguments)
     assert said.code == 0, said.err
     folder = tmp_path / "out" / "strokes"

@@ -32,7 +32,7 @@ class Fitted:
 
 
 class MadeUp:
-    """A learner that knows the truth of `LAB` the better the more cases it saw; one that is as it is knows it anyway."""
+    """A learner that knows the truth of `LAB` the better the more cases it saw, or as well without any."""
 
     config = Settings()
     comparison = False

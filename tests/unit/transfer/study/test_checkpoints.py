@@ -52,7 +52,9 @@ def test_a_source_is_pretrained_without_anybody_of_the_target(study, clinic, tmp
     assert setting.source.rows["subject_id"].unique().to_numpy().tolist() == list(range(2, 201, 2))
     made = transferred(setting, tmp_path / "pretrained")
     for path in made.values():
-        refuse_seen(path, events, setting.target.subjects.filter(pl.col("subject_id") % 2 == 1)["subject_id"].to_numpy())
+        refuse_seen(
+            path, events, setting.target.subjects.filter(pl.col("subject_id") % 2 == 1)["subject_id"].to_numpy()
+        )
         assert 80 < pl.read_parquet(path / SEEN).height <= 100  # a tenth of the source is set aside
     weights = {path: (path / "model.safetensors").stat().st_mtime_ns for path in made.values()}
     again = transferred(setting, tmp_path / "pretrained")

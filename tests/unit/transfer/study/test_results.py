@@ -108,7 +108,9 @@ def test_tables_say_what_was_found(results):
     [local, *_] = differences(results)
     assert local[0] == "blend less best local arm" and local[1][0].endswith(", local LightGBM")
     text = markdown(results)
-    assert text.startswith("# Made <up>\n\nSynthetic data. 200 subjects tested on, 60 of them with the outcome; 3 repeats")
+    assert text.startswith(
+        "# Made <up>\n\nSynthetic data. 200 subjects tested on, 60 of them with the outcome; 3 repeats"
+    )
     assert "| source trees as they are |" in text and "| arm | 16 (4 of 16) | 64 (16 of 64) |" in text
 
 
