@@ -55,3 +55,28 @@ def test_the_question_itself_is_asked_else_what_was_named_else_all():
     assert source_tasks(PIPELINE, ()) == ()
     with pytest.raises(PipelineError, match="'stay'"):
         source_tasks(named, ("death",))
+
+
+def test_arms_on_the_rows_of_sources_come_with_sources_that_can_label_the_question(checkpoint, ward, caplog):
+    hospital = ward("there", seed=3)
+    given = names(replace(PIPELINE, transformer=TransformerConfig(str(checkpoint), compare_from_scratch=False)))
+    order = [schema.LIGHTGBM, schema.LOGISTIC, schema.SOURCE, schema.ANCHORED]
+    assert given[:4] == order
+    pipeline = replace(PIPELINE, transformer=TransformerConfig(str(checkpoint), compare_from_scratch=False))
+    with_rows = [each.name for each in arms(pipeline, [(hospital.events, hospital.rows)])]
+    assert with_rows[:6] == [*order, schema.POOLED, schema.WEIGHTED]
+    windows = {
+        "view": {"start": None, "end": "trigger", "start_inclusive": True, "end_inclusive": True},
+        "after": {
+            "start": "trigger",
+            "end": "start + 30 days",
+            "start_inclusive": False,
+            "end_inclusive": True,
+            "label": "never",
+        },
+    }
+    windows["view"]["index_timestamp"] = "end"
+    task = TaskConfig({"measured": {"code": "LAB"}, "never": {"code": "NEVER"}}, "measured", windows)
+    asked = replace(PIPELINE, task=task, transfer=TransferConfig(sources=(str(hospital.events.folder),)))
+    assert names(asked) == [schema.LIGHTGBM, schema.LOGISTIC]
+    assert "there cannot label the question" in caplog.text
