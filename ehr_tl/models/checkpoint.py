@@ -192,6 +192,15 @@ def checkpoint_vocabulary(name: str | Path) -> Vocabulary:
     return _vocabulary(_own(name) / VOCABULARY)
 
 
+def checkpoint_tasks(name: str | Path) -> tuple[str, ...]:
+    """The source tasks that a checkpoint's network answers; the network is not opened.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is another family's, or its configuration is broken.
+    """
+    return tuple(_config(_own(name) / CONFIG).get("tasks") or ())
+
+
 def _own(name: str | Path) -> Path:
     """The folder of a checkpoint of this package."""
     path = checkpoint_path(name)

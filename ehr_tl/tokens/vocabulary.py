@@ -189,19 +189,19 @@ class Vocabulary:
                 low[positions], fraction[positions] = _between(records.value[positions], edges)
         return low, fraction
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "buckets": self.buckets,
+            "codes": self.codes,
+            "valued": self.valued,
+            "edges": self.edges,
+            "descriptions": self.descriptions,
+            "parents": {code: list(parents) for code, parents in self._hierarchy.parents.items()},
+        }
+
     def save(self, path: Path) -> None:
-        write_json(
-            path,
-            {
-                "version": VERSION,
-                "buckets": self.buckets,
-                "codes": self.codes,
-                "valued": self.valued,
-                "edges": self.edges,
-                "descriptions": self.descriptions,
-                "parents": {code: list(parents) for code, parents in self._hierarchy.parents.items()},
-            },
-        )
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

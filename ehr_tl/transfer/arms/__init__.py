@@ -19,6 +19,7 @@ from ehr_tl.models.gradient_boosting import GradientBoostingLearner
 from ehr_tl.models.source import TASKS
 from ehr_tl.transfer.arms.anchored import AnchoredConfig, AnchoredLearner
 from ehr_tl.transfer.arms.logistic import LogisticConfig, LogisticLearner
+from ehr_tl.transfer.arms.network import network_arms
 from ehr_tl.transfer.arms.pooled import PooledLearner, SourceRows
 from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner, SourceTrees
 from ehr_tl.transfer.arms.tasks import source_tasks
@@ -50,6 +51,7 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
         found += _on_source(trees, pipeline.lightgbm, build)
     found += _pooled(pipeline, _labelled(pipeline) if sources is None else sources, trees, build)
     if pipeline.transformer is not None:
+        found += network_arms(pipeline)
         found += _networks(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
 

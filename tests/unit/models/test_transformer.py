@@ -10,7 +10,7 @@ import torch
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
 from ehr_tl.files import read_json, write_json
-from ehr_tl.models import training, transformer
+from ehr_tl.models import removal, training
 from ehr_tl.models.checkpoint import save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.models.transformer import TransformerLearner
@@ -195,7 +195,7 @@ def test_all_models_have_the_same_parts_in_the_same_order(events, tmp_path):
 def test_all_permutations_give_the_shapley_values_of_removed_events(events, tmp_path, monkeypatch):
     """The players' values, by their definition, from logits of events folders that lack the players' events."""
     _, inputs, model = fit(events, tmp_path)
-    monkeypatch.setattr(transformer, "antithetic_permutations", lambda n, pairs, seed: np.array(list(orders(range(n)))))
+    monkeypatch.setattr(removal, "antithetic_permutations", lambda n, pairs, seed: np.array(list(orders(range(n)))))
     learner = TransformerLearner(TransformerConfig(checkpoint=None, max_slots=16, players=5))
     row = np.array([5])
     (found,) = learner.explain([model], inputs, row)

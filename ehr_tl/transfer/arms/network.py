@@ -1,0 +1,172 @@
+"""Arms that read a checkpoint's network: its own head, a probe that is anchored at it, and a network tuned from there.
+
+All three share one encoding of the rows and what the network makes of them (`models.trunk.Rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from ehr_tl import schema
+from ehr_tl.config import Pipeline, TransformerConfig
+from ehr_tl.events import Events
+from ehr_tl.models.base import Attribution
+from ehr_tl.transfer.arms.tasks import source_tasks
+
+if TYPE_CHECKING:
+    from ehr_tl.models.head import HeadModel
+    from ehr_tl.models.probe import Head
+    from ehr_tl.models.trunk import Rows, Trunk
+
+
+@dataclass(frozen=True)
+class NetworkConfig(TransformerConfig):
+    """How a network is adapted, and which of its answers it starts from.
+
+    Attributes:
+        tasks: Source tasks whose heads are averaged; empty: it has none.
+    """
+
+    tasks: tuple[str, ...] = ()
+
+
+class Pretrained:
+    """A checkpoint's network as several learners use it.
+
+    Args:
+        config: Names the checkpoint.
+        tasks: Of the checkpoint's tasks, those whose answers are averaged.
+    """
+
+    def __init__(self, config: TransformerConfig, tasks: Sequence[str]):
+        self.config = NetworkConfig(**vars(config), tasks=tuple(tasks))
+        self._last: tuple[Events, pl.DataFrame, Rows] | None = None
+
+    @cached_property
+    def trunk(self) -> Trunk:
+        """The network.
+
+        Raises:
+            CheckpointError: The checkpoint is absent or broken.
+        """
+        from ehr_tl.models.checkpoint import load_own_checkpoint
+        from ehr_tl.models.trunk import Trunk
+
+        checkpoint = load_own_checkpoint(self.config.checkpoint)
+        return Trunk(checkpoint.model, checkpoint.vocabulary)
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The mean of its heads for the tasks; None where there are none."""
+        from ehr_tl.models.probe import Head
+
+        if not self.config.tasks:
+            return None
+        body = self.trunk.body
+        which = [body.config.tasks.index(task) for task in self.config.tasks]
+        weight, bias = body.tasks.weight.double().numpy()[which], body.tasks.bias.double().numpy()[which]
+        return Head(weight.mean(axis=0), float(bias.mean()))
+
+    def prepare(self, events: Events, rows: pl.DataFrame) -> Rows:
+        """Encodes `rows` (`schema.ROWS`) and lets the network read them; the last ones asked for are remembered.
+
+        Slots are as wide as the configuration says, else as the adapter of the events does, else as in pretraining.
+        Nothing after a row's prediction time is in its view.
+        """
+        from ehr_tl.models.trunk import Rows
+        from ehr_tl.tokens.records import read_records
+        from ehr_tl.tokens.sequences import build_sequences
+
+        if self._last is None or self._last[0] is not events or self._last[1] is not rows:
+            hours = self.config.slot_hours or events.export.slot_hours or self.trunk.body.config.slot_hours
+            found = Rows(build_sequences(read_records(events, rows, hours), rows, self.config.max_slots))
+            found.keep(self.trunk)
+            self._last = events, rows, found
+        return self._last[2]
+
+
+class NetworkLearner:
+    """What the learners have in common (`models.base.Learner`)."""
+
+    comparison = False
+    as_is = False
+    name: str
+
+    def __init__(self, pretrained: Pretrained):
+        self.pretrained, self.config = pretrained, pretrained.config
+
+    def prepare(self, events: Events, rows: pl.DataFrame) -> Rows:
+        """Encodes `rows`; see `Pretrained.prepare`."""
+        return self.pretrained.prepare(events, rows)
+
+    def load(self, folder: Path) -> HeadModel:
+        """Opens a saved fit."""
+        from ehr_tl.models.head import HeadModel
+
+        return HeadModel.load(folder)
+
+    def base(self, models: list[HeadModel], inputs: Rows, index: np.ndarray) -> list[np.ndarray]:
+        """Logit of each model when nothing is known, the same for all rows; each of shape (len(index),)."""
+        return [np.full(len(index), model.base) for model in models]
+
+    def explain(self, models: list[HeadModel], inputs: Rows, index: np.ndarray) -> list[Attribution]:
+        """Shapley values of the rows `index` under each model (`models.removal`)."""
+        from ehr_tl.models.head import explain_heads
+
+        return explain_heads(models, inputs, index, self.config.players, self.config.permutations)
+
+    def _read(self, inputs: Rows, train: np.ndarray, head: Head, trunk: Trunk | None = None) -> HeadModel:
+        from ehr_tl.models.head import HeadModel, salience
+
+        return HeadModel(trunk or self.pretrained.trunk, head, salience(self.pretrained.trunk, inputs, train))
+
+
+class SourceHeadLearner(NetworkLearner):
+    """The network's own answer, as it was learned at the sources: no label is looked at."""
+
+    name = schema.SOURCE_HEAD
+    as_is = True
+
+    def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
+        """The mean of the heads for the tasks; only whom to name in explanations is learned from the rows `train`."""
+        return self._read(inputs, np.asarray(train), self.pretrained.head)
+
+
+class ProbeLearner(NetworkLearner):
+    """A linear head on the frozen network's vectors, anchored at its own (`models.probe`)."""
+
+    name = schema.PROBE
+
+    def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
+        """Fits within a second, so an interrupted fit starts again: nothing is kept in `state`."""
+        from ehr_tl.models.probe import fit_probe
+
+        train = np.asarray(train)
+        vectors = inputs.vectors(self.pretrained.trunk, train)
+        head = fit_probe(vectors, labels[train], inputs.subject[train], self.pretrained.head, seed)
+        return self._read(inputs, train, head)
+
+
+def network_arms(pipeline: Pipeline) -> list[NetworkLearner]:
+    """The learners that read the pipeline's checkpoint, in a fixed order; none where it names none.
+
+    Raises:
+        CheckpointError: The checkpoint is absent or broken.
+        PipelineError: `transfer.tasks` names a task that the checkpoint's network does not answer.
+    """
+    from ehr_tl.models.checkpoint import checkpoint_tasks
+
+    config = pipeline.transformer
+    if config is None or config.checkpoint is None:
+        return []
+    tasks = checkpoint_tasks(config.checkpoint)
+    pretrained = Pretrained(config, source_tasks(pipeline, tasks) if tasks else ())
+    heads: list[NetworkLearner] = [SourceHeadLearner(pretrained)] if tasks else []
+    return [*heads, ProbeLearner(pretrained)]

@@ -1,0 +1,190 @@
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ehr_tl import schema
+from ehr_tl.config import TransformerConfig
+from ehr_tl.models import trunk as trunk_module
+from ehr_tl.models.checkpoint import load_checkpoint, save_checkpoint
+from ehr_tl.models.network import EhrConfig, EhrModel
+from ehr_tl.models.trunk import Trunk
+from ehr_tl.tokens.records import read_records
+from ehr_tl.tokens.vocabulary import Vocabulary
+from ehr_tl.transfer.arms.network import Pretrained, ProbeLearner, SourceHeadLearner
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "buckets": 64}
+TASKS = ["death", "sepsis", "stay"]
+
+
+@pytest.fixture
+def events(hospital):
+    return hospital(60)
+
+
+def ask(events, years=(2023, 2024, 2025)):
+    """Yearly rows; the sick are positive."""
+    sick = events.scan().filter(pl.col("code") == "RxNorm//860975").collect()["subject_id"].unique()
+    rows = [(s, datetime(year, 1, 1), s in sick, "held_out") for s in range(1, 61) for year in years]
+    return pl.DataFrame(rows, schema=schema.ROWS, orient="row").sort("subject_id", "prediction_time")
+
+
+@pytest.fixture
+def checkpoint(events, tmp_path):
+    """Writes a checkpoint with random weights: its folder. Some codes of the hospital are known, some are not."""
+
+    def write(tasks=TASKS, **sizes):
+        vocabulary = Vocabulary.fit([read_records(events)], 20, buckets=64)
+        torch.manual_seed(0)
+        model = EhrModel(EhrConfig(**{**SIZES, **sizes}, tasks=tasks).fitted(vocabulary))
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                torch.nn.init.normal_(parameter, std=0.15)
+        folder = tmp_path / "checkpoint"
+        save_checkpoint(folder, model.eval(), vocabulary, "# A card\n")
+        return folder
+
+    return write
+
+
+def pretrained(folder, tasks=("death",), **config):
+    config = {"max_slots": 16, "players": 6, **config}
+    return Pretrained(TransformerConfig(checkpoint=str(folder), **config), tasks)
+
+
+def labels(rows):
+    return rows["boolean_value"].to_numpy().astype(float)
+
+
+def train_rows(rows, subjects=40):
+    return np.flatnonzero(rows["subject_id"].to_numpy() <= subjects)
+
+
+def fit(learner, events, folder, seed=0, subjects=40):
+    rows = ask(events)
+    inputs = learner.prepare(events, rows)
+    return inputs, learner.fit(inputs, labels(rows), train_rows(rows, subjects), seed=seed, state=folder)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_hidden_layers": 1}, {"num_key_value_heads": 2}])
+def test_rows_are_read_as_the_whole_network_reads_them(events, checkpoint, sizes):
+    """Kept or not, by the last layer for query slots alone or by all of it for all slots."""
+    folder, rows = checkpoint(**sizes), ask(events)
+    expected = load_checkpoint(folder).embed(events, rows)
+    own = pretrained(folder, max_slots=256)
+    inputs = own.prepare(events, rows)
+    index = np.random.default_rng(0).permutation(len(rows))[:70]
+    assert np.allclose(inputs.vectors(own.trunk, index), expected[index], atol=1e-5)
+    assert np.abs(expected).max() > 1
+
+
+def test_what_is_kept_and_what_else_is_asked_make_no_difference(events, checkpoint, monkeypatch):
+    own, rows = pretrained(checkpoint()), ask(events)
+    kept = own.prepare(events, rows)
+    all_rows = np.arange(len(rows))
+    monkeypatch.setattr(trunk_module, "_KEPT", 2**14)
+    fresh = pretrained(own.config.checkpoint).prepare(events, rows)
+    assert kept._below and not fresh._below
+    for asked in (all_rows, all_rows[5:6], all_rows[::-3], all_rows[:0]):
+        vectors = kept.vectors(own.trunk, asked)
+        assert np.array_equal(own.trunk.top.vectors(kept.below(own.trunk, asked)), vectors)
+        assert np.allclose(fresh.vectors(Trunk.load(Path(own.config.checkpoint)), asked), vectors, atol=1e-5)
+
+
+def test_the_source_head_gives_the_mean_answer_of_its_tasks(events, checkpoint, tmp_path):
+    folder, rows = checkpoint(), ask(events)
+    learner = SourceHeadLearner(pretrained(folder, ("death", "stay"), max_slots=256))
+    inputs, model = fit(learner, events, tmp_path)
+    own = load_checkpoint(folder)
+    expected = (own.answer("death", events, rows) + own.answer("stay", events, rows)) / 2
+    assert np.allclose(model.logit(inputs, np.arange(len(rows))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("learner", [SourceHeadLearner, ProbeLearner])
+class TestArm:
+    def test_a_saved_model_gives_the_same_logits_to_the_last_bit(self, events, checkpoint, tmp_path, learner):
+        inputs, model = fit(learner(pretrained(checkpoint())), events, tmp_path)
+        (tmp_path / "model").mkdir()
+        model.save(tmp_path / "model")
+        index = np.arange(len(inputs))
+        loaded = learner(pretrained(tmp_path / "checkpoint")).load(tmp_path / "model")
+        assert np.array_equal(loaded.logit(inputs, index), model.logit(inputs, index))
+        assert loaded.salience == model.salience
+        assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
+
+    def test_a_saved_model_reads_by_its_own_network_when_the_checkpoint_is_another(
+        self, events, checkpoint, tmp_path, learner
+    ):
+        inputs, model = fit(learner(pretrained(checkpoint())), events, tmp_path)
+        (tmp_path / "model").mkdir()
+        model.save(tmp_path / "model")
+        checkpoint(hidden_size=16)
+        now = learner(pretrained(tmp_path / "checkpoint"))
+        other, index = now.prepare(events, ask(events)), np.arange(30)
+        assert np.array_equal(now.load(tmp_path / "model").logit(other, index), model.logit(inputs, index))
+
+    def test_labels_outside_training_are_not_looked_at(self, events, checkpoint, tmp_path, learner):
+        rows, own = ask(events), learner(pretrained(checkpoint()))
+        inputs, train = own.prepare(events, rows), train_rows(rows)
+        hidden = np.full(len(rows), np.nan)
+        hidden[train] = labels(rows)[train]
+        models = [
+            own.fit(inputs, y, train, seed=0, state=tmp_path / str(i)) for i, y in enumerate((labels(rows), hidden))
+        ]
+        assert np.array_equal(*(model.logit(inputs, np.arange(len(rows))) for model in models))
+
+    def test_base_and_parts_add_up_to_the_logit(self, events, checkpoint, tmp_path, learner):
+        own = learner(pretrained(checkpoint()))
+        inputs, model = fit(own, events, tmp_path)
+        _, other = fit(own, events, tmp_path / "other", seed=1, subjects=50)
+        index = np.random.default_rng(1).permutation(len(inputs))[:40]
+        found = own.explain([model, other], inputs, index)
+        for each, attribution in zip((model, other), found):
+            assert np.abs(attribution.logit() - each.logit(inputs, index)).max() < 1e-4
+            assert np.allclose(attribution.base, own.base([each], inputs, index)[0], atol=1e-5)
+        assert found[0].parts.drop("shap").equals(found[1].parts.drop("shap"))
+        assert found[0].parts["row"].n_unique() == len(index)
+
+    def test_two_positive_subjects_are_enough_to_fit(self, events, checkpoint, tmp_path, learner):
+        rows, own = ask(events), learner(pretrained(checkpoint()))
+        inputs = own.prepare(events, rows)
+        label = np.isin(rows["subject_id"].to_numpy(), [3, 17]).astype(float)
+        model = own.fit(inputs, label, train_rows(rows), seed=0, state=tmp_path)
+        assert np.isfinite(model.logit(inputs, np.arange(len(rows)))).all()
+
+
+def test_the_probe_learns_what_the_head_does_not_know(events, checkpoint, tmp_path):
+    from sklearn.metrics import roc_auc_score
+
+    folder, rows = checkpoint(), ask(events)
+    found = {}
+    for learner in (SourceHeadLearner, ProbeLearner):
+        inputs, model = fit(learner(pretrained(folder)), events, tmp_path)
+        test = np.setdiff1d(np.arange(len(rows)), train_rows(rows))
+        found[learner.name] = roc_auc_score(labels(rows)[test], model.logit(inputs, test))
+    assert found["probe"] > max(0.8, found["source_head"] + 0.05)
+
+
+def test_learners_share_what_the_network_made_of_the_rows(events, checkpoint):
+    own, rows = pretrained(checkpoint()), ask(events)
+    assert SourceHeadLearner(own).prepare(events, rows) is ProbeLearner(own).prepare(events, rows)
+    assert own.prepare(events, rows.clone()) is not own.prepare(events, rows)
+
+
+def test_what_is_explained_first_is_what_the_cases_have_and_the_network_hears(events, checkpoint, tmp_path):
+    _, model = fit(SourceHeadLearner(pretrained(checkpoint())), events, tmp_path)
+    sick = ask(events).filter(pl.col("subject_id") <= 40, pl.col("boolean_value"))["subject_id"].n_unique()
+    assert model.salience["RxNorm//860975"] > 0
+    assert set(model.salience) > {"LOINC//2345-7", "VISIT_START//AMB"}
+    assert sick >= 10
+
+
+def test_without_heads_the_probe_is_a_regression_on_the_vectors(events, checkpoint, tmp_path):
+    own = ProbeLearner(pretrained(checkpoint(tasks=None), tasks=()))
+    inputs, model = fit(own, events, tmp_path)
+    assert np.isfinite(model.logit(inputs, np.arange(len(inputs)))).all()
+    assert replace(own.config, tasks=("death",)) != own.config
