@@ -39,10 +39,10 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
         "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
-        "legend": [(ARMS[name].name, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
+        "legend": [(ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
         "models": _models(inputs),
         "weights": _weights(inputs),
-        "model_names": {name: arm.name for name, arm in ARMS.items()},
+        "model_names": {name: arm.heading for name, arm in ARMS.items()},
         "drivers": drivers,
         "driver_scale": max((d["raises"] + d["lowers"] for d in drivers), default=1.0) or 1.0,
         "grouped": grouped,
@@ -106,11 +106,11 @@ def _models(inputs: ReportInputs) -> list[dict[str, Any]]:
     transformer = inputs.pipeline.transformer
     checkpoint = Path(transformer.checkpoint).name if transformer and transformer.checkpoint else ""
     models = inputs.metrics["models"]
-    shown = [name for name in ARMS if name in models]
+    shown = [name for name in reversed(ARMS) if name in models]
     low = _axis_start(models[name]["auroc"]["lower"] for name in shown)
     return [
         {
-            "name": ARMS[name].name,
+            "name": ARMS[name].heading,
             "kind": ARMS[name].kind.format(checkpoint=checkpoint),
             "style": ARMS[name].style,
             "chosen": name == inputs.metrics["chosen"],
@@ -126,8 +126,8 @@ def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
     """What the blend is made of, the weightiest first."""
     weights = inputs.metrics["weights"]
     return [
-        {"name": ARMS[name].name, "style": ARMS[name].style, "weight": weight}
-        for name, weight in sorted(weights.items(), key=lambda item: (-item[1], list(ARMS).index(item[0])))
+        {"name": ARMS[name].heading, "style": ARMS[name].style, "weight": weight}
+        for name, weight in sorted(weights.items(), key=lambda item: -item[1])
     ]
 
 

@@ -152,11 +152,11 @@ def test_tells_how_like_the_sources_the_hospital_is(results, page, tmp_path):
 def test_every_arm_is_told_in_plain_words_and_few_are_drawn(page, results):
     words = text_of(page)
     for name in results.metrics["models"]:
-        assert ARMS[name].name in words and ARMS[name].kind.format(checkpoint="ehr_tl_base") in words
+        assert ARMS[name].heading in words and ARMS[name].kind.format(checkpoint="ehr_tl_base") in words
     legend = re.search(r'<div class="legend">(.*?)</div>', page)[1]
     assert re.findall(r"</i>([^<]+)<", legend) == [
         "Blend",
-        "Transformer, fine-tuned",
+        "Network, fine-tuned",
         "Source trees, recalibrated",
         "Local LightGBM",
     ]
@@ -168,8 +168,8 @@ def test_tells_what_the_score_is_made_of_and_the_sentence(page, results, tmp_pat
     for text in (text_of(page), card):
         assert results.metrics["sentence"] in text
     words = text_of(page)
-    assert re.search("made of .*? Source trees as they are 50% Transformer, fine-tuned 25% Pooled trees 12%", words)
-    assert "Source trees as they are 50%, Transformer, fine-tuned 25%" in card
+    assert re.search("made of .*? Source trees as they are 50% Network, fine-tuned 25% Local LightGBM 12%", words)
+    assert "Source trees as they are 50%, Network, fine-tuned 25%" in card
 
 
 @pytest.mark.parametrize(("sites", "told"), [(7, True), (None, False)])
