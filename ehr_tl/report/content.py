@@ -16,6 +16,8 @@ from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
 from ehr_tl.report.domain import shift_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
+from ehr_tl.report.learning_curve import chart
+from ehr_tl.report.study import answers, told
 from ehr_tl.report.svg import logit, odds_ticks
 
 #: Patients of the worklist that the page shows at most; worklist.csv has all.
@@ -42,6 +44,7 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "legend": [(ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
         "models": _models(inputs),
         "weights": _weights(inputs),
+        "curve": _curve(inputs.learning_curve),
         "model_names": {name: arm.heading for name, arm in ARMS.items()},
         "drivers": drivers,
         "driver_scale": max((d["raises"] + d["lowers"] for d in drivers), default=1.0) or 1.0,
@@ -129,6 +132,11 @@ def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
         {"name": ARMS[name].heading, "style": ARMS[name].style, "weight": weight}
         for name, weight in sorted(weights.items(), key=lambda item: -item[1])
     ]
+
+
+def _curve(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The learning curve's chart and what it says; None where there is none."""
+    return found and {"chart": chart(found), "answers": answers(found), "told": told(found)}
 
 
 def _axis_start(lowers: Iterable[float | None]) -> float:

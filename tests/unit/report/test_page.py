@@ -182,6 +182,33 @@ def test_says_whether_sites_were_held_out_whole(results, tmp_path, sites, told):
     assert ("over 7 sites, held out whole" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")) == told
 
 
+def curve(local):
+    """A made-up learning curve of two arms."""
+    size = lambda n, *values: {
+        **{"size": n, "subjects": n, "events": n / 4, "best_local": schema.LIGHTGBM, "chosen": schema.BLEND},
+        "arms": {
+            arm: {"auroc": {"value": value, "lower": value - 0.05, "upper": value + 0.05}}
+            for arm, value in zip((schema.LIGHTGBM, schema.BLEND), values)
+        },
+    }
+    return {
+        **{"synthetic": True, "seeds": [0], "test": {"subjects": 200, "events": 60}, "repeats": 3, "resamples": 100},
+        **{"seconds": 6.0, "shots": False, "sizes": [size(16, 0.6, 0.81), size(64, 0.7, 0.82)]},
+        "outlook": {"local": local, "estimate": {"half_width": None, "tight": 0.05, "more": None}},
+    }
+
+
+def test_shows_the_learning_curve_where_there_is_one(results, page, tmp_path):
+    local = {"arm": schema.LIGHTGBM, "target": 0.82, "cases": 500, "lower": 400, "upper": None, "more": 150}
+    shown = rendered(tmp_path, replace(results, learning_curve=curve(local)))
+    words = text_of(shown)
+    assert shown.count("<svg") == 5 and 'href="#curve"' in shown and 'href="#curve"' not in page
+    assert "About 150 more cases until local LightGBM would do as well as the arm in use (0.820)" in words
+    checker = Checker()
+    checker.feed(shown)
+    assert checker.faults == [] and checker.open == []
+
+
 def test_without_a_checkpoint_nothing_is_said_of_sources(results, tmp_path):
     page = rendered(tmp_path, replace(results, shift=None))
     assert "How like the sources" not in page and "#shift" not in page
