@@ -23,6 +23,7 @@ from ehr_tl.config import Pipeline
 from ehr_tl.errors import CheckpointError
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, whole, write_json
+from ehr_tl.folders import CURVE
 from ehr_tl.progress import log
 
 if TYPE_CHECKING:
@@ -327,6 +328,7 @@ def report(job: Job) -> dict[str, Any]:
         version=_model_version(job),
         familiarity=familiarity,
         shift=moved and Shift.from_json(moved),
+        learning_curve=read_json(job.folder / CURVE) if (job.folder / CURVE).is_file() else None,
     )
     write_coverage(job.folder / "coverage.html", events, familiarity)
     write_report(job.folder / "report.html", inputs)
@@ -347,6 +349,12 @@ def _task(job: Job) -> dict[str, Any]:
 
 def _models(job: Job) -> dict[str, Path]:
     return {"models": job.models}
+
+
+def _reported(job: Job) -> dict[str, Path]:
+    """The models, and the run's learning curve if somebody asked for one."""
+    curve = job.folder / CURVE
+    return {**_models(job), **({"learning curve": curve} if curve.is_file() else {})}
 
 
 #: Keys of `transformer:` that say how it is explained.
@@ -388,7 +396,7 @@ STAGES = (
         _REPORTED,
         report,
         settings=lambda job: asdict(job.pipeline),
-        outside=_models,
+        outside=_reported,
     ),
 )
 

@@ -11,7 +11,7 @@ from ehr_tl.cohort import Cohort
 from ehr_tl.errors import RunError
 from ehr_tl.events import Events
 from ehr_tl.files import check_place, locked, whole, write_json
-from ehr_tl.folders import refuse_scored
+from ehr_tl.folders import CURVE, refuse_scored
 from ehr_tl.pipeline import load_run
 from ehr_tl.threads import allowed
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: Files of a finished study.
 SPLITS, RESULTS, TABLE, PAGE = "splits.json", "results.json", "results.md", "study.html"
 
-#: The same of a run.
-CURVE, CURVE_PAGE = "learning_curve.json", "learning_curve.html"
+#: Of a run's learning curve.
+CURVE_PAGE = "learning_curve.html"
 
 #: Numbers of cases of a run's learning curve, beside all that there are.
 CASES = (16, 32, 64, 128, 256, 512)

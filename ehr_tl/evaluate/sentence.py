@@ -23,7 +23,7 @@ _TRANSFERRED = frozenset(
 )
 
 #: The local models, the one that is compared with first.
-_LOCAL = {schema.LIGHTGBM: "local LightGBM", schema.LOGISTIC: "local regression"}
+_LOCAL = {schema.LIGHTGBM: "local LightGBM", schema.LOGISTIC: "local logistic regression"}
 
 
 def sentence(held_out: Mapping[str, Any], models: Mapping[str, Any], chosen: str) -> str:

@@ -16,6 +16,8 @@ from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
 from ehr_tl.report.domain import shift_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
+from ehr_tl.report.learning_curve import chart
+from ehr_tl.report.study import answers, told
 from ehr_tl.report.svg import logit, odds_ticks
 
 #: Patients of the worklist that the page shows at most; worklist.csv has all.
@@ -39,10 +41,11 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
         "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
-        "legend": [(ARMS[name].name, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
+        "legend": [(ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
         "models": _models(inputs),
         "weights": _weights(inputs),
-        "model_names": {name: arm.name for name, arm in ARMS.items()},
+        "curve": _curve(inputs.learning_curve),
+        "model_names": {name: arm.heading for name, arm in ARMS.items()},
         "drivers": drivers,
         "driver_scale": max((d["raises"] + d["lowers"] for d in drivers), default=1.0) or 1.0,
         "grouped": grouped,
@@ -106,11 +109,11 @@ def _models(inputs: ReportInputs) -> list[dict[str, Any]]:
     transformer = inputs.pipeline.transformer
     checkpoint = Path(transformer.checkpoint).name if transformer and transformer.checkpoint else ""
     models = inputs.metrics["models"]
-    shown = [name for name in ARMS if name in models]
+    shown = [name for name in reversed(ARMS) if name in models]
     low = _axis_start(models[name]["auroc"]["lower"] for name in shown)
     return [
         {
-            "name": ARMS[name].name,
+            "name": ARMS[name].heading,
             "kind": ARMS[name].kind.format(checkpoint=checkpoint),
             "style": ARMS[name].style,
             "chosen": name == inputs.metrics["chosen"],
@@ -126,9 +129,14 @@ def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
     """What the blend is made of, the weightiest first."""
     weights = inputs.metrics["weights"]
     return [
-        {"name": ARMS[name].name, "style": ARMS[name].style, "weight": weight}
-        for name, weight in sorted(weights.items(), key=lambda item: (-item[1], list(ARMS).index(item[0])))
+        {"name": ARMS[name].heading, "style": ARMS[name].style, "weight": weight}
+        for name, weight in sorted(weights.items(), key=lambda item: -item[1])
     ]
+
+
+def _curve(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The learning curve's chart and what it says; None where there is none."""
+    return found and {"chart": chart(found), "answers": answers(found), "told": told(found)}
 
 
 def _axis_start(lowers: Iterable[float | None]) -> float:

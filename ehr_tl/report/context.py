@@ -31,6 +31,7 @@ class ReportInputs:
         manifest: `manifest.json` up to now.
         version: Version of the fitted model.
         familiarity: How much of the events the pretrained vocabulary knows; None where nothing was pretrained.
+        learning_curve: What `ehr-tl learning-curve` found (`ehr_tl.studies.learning_curve`), if anybody asked.
         shift: How the hospital differs from the checkpoint's sources; None where nothing was pretrained.
     """
 
@@ -51,6 +52,7 @@ class ReportInputs:
     version: str
     familiarity: Familiarity | None = None
     shift: Shift | None = None
+    learning_curve: dict[str, Any] | None = None
 
     @cached_property
     def chosen(self) -> pl.DataFrame:

@@ -8,29 +8,9 @@ from math import log
 from typing import Any
 
 from ehr_tl import schema
-from ehr_tl.evaluate import FROM_SCRATCH
+from ehr_tl.report.arms import ARMS
 from ehr_tl.report.svg import Plot, Scale, linear
 from ehr_tl.report.words import count, decimal
-from ehr_tl.transfer.study.contest import CONTINUED, TABULAR_BLEND
-
-#: Name and colour of each arm, in the order of the tables; of local cases alone, of sources alone, of both, of all.
-ARMS = {
-    schema.LIGHTGBM: ("local LightGBM", "#d17f00"),
-    schema.LOGISTIC: ("local logistic regression", "#b5483a"),
-    schema.TRANSFORMER: ("local transformer", "#8c6d31"),
-    FROM_SCRATCH: ("transformer from scratch", "#8c6d31"),
-    schema.SOURCE: ("source trees as they are", "#0072b2"),
-    schema.SOURCE_HEAD: ("source network as it is", "#56a5d8"),
-    schema.RECALIBRATED: ("source trees, recalibrated", "#7aa9c9"),
-    schema.ANCHORED: ("trees on top of the source", "#12836b"),
-    schema.POOLED: ("pooled trees", "#5c9c3a"),
-    schema.WEIGHTED: ("pooled trees, weighted", "#93ba6f"),
-    schema.PROBE: ("network, probe", "#7a4fb0"),
-    schema.FINETUNED: ("network, fine-tuned", "#b083d9"),
-    CONTINUED: ("network, pretrained further, probe", "#d58bc0"),
-    TABULAR_BLEND: ("blend without networks", "#6b7680"),
-    schema.BLEND: ("blend (in use)", "#17212b"),
-}
 
 MEASURES = {
     "auroc": ("AUROC", "higher is better: 0.5 is chance"),
@@ -66,19 +46,14 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
         if arm in lines:
             _band(plot, sizes, arm, measure, low, high)
     for arm, points in lines.items():
-        style = f'style="stroke:{_colour(arm)};stroke-width:{3.2 if arm == schema.BLEND else 2}"'
+        style = f'style="stroke:{ARMS[arm].colour};stroke-width:{3.2 if arm == schema.BLEND else 2}"'
         if len(points) > 1:
-            plot.line([(x, y) for _, x, y in points], "arm", arm_name(arm), style)
+            plot.line([(x, y) for _, x, y in points], "arm", ARMS[arm].name, style)
         for size, x, y in points:
-            tip = f"{arm_name(arm)}, {size['size']} cases: {estimate(size['arms'][arm][measure])}"
-            plot.dot(x, y, "arm", 3.2, tip, f'style="fill:{_colour(arm)}"')
+            tip = f"{ARMS[arm].name}, {size['size']} cases: {estimate(size['arms'][arm][measure])}"
+            plot.dot(x, y, "arm", 3.2, tip, f'style="fill:{ARMS[arm].colour}"')
     _labels(plot, {arm: points[-1] for arm, points in lines.items()})
     return plot.svg()
-
-
-def arm_name(arm: str) -> str:
-    """An arm in words."""
-    return ARMS[arm][0]
 
 
 def estimate(found: Mapping[str, Any] | None) -> str:
@@ -94,10 +69,6 @@ def estimate(found: Mapping[str, Any] | None) -> str:
     return (
         value if found["lower"] is None else f"{value} ({decimal(found['lower'], 3)} to {decimal(found['upper'], 3)})"
     )
-
-
-def _colour(arm: str) -> str:
-    return ARMS[arm][1]
 
 
 def _counted(results: Mapping[str, Any]) -> str:
@@ -141,8 +112,8 @@ def _band(plot: Plot, sizes: Sequence[Mapping[str, Any]], arm: str, measure: str
     bounds = [(x, *(min(max(found[end], low), high) for end in ("lower", "upper"))) for x, found in there]
     if len(bounds) > 1:
         outline = [(x, upper) for x, _, upper in bounds] + [(x, lower) for x, lower, _ in reversed(bounds)]
-        fill = f'style="fill:{_colour(arm)};opacity:.12"'
-        plot.area(outline, "interval", f"95% interval of {arm_name(arm)}", fill)
+        fill = f'style="fill:{ARMS[arm].colour};opacity:.12"'
+        plot.area(outline, "interval", f"95% interval of {ARMS[arm].name}", fill)
 
 
 def _labels(plot: Plot, ends: Mapping[str, tuple[Mapping[str, Any], float, float]]) -> None:
@@ -154,5 +125,5 @@ def _labels(plot: Plot, ends: Mapping[str, tuple[Mapping[str, Any], float, float
         last = floor - _GAP * (len(wanted) - 1 - number)
         at = min(max(place, at), last) if number == 0 else min(max(place, at + _GAP), last)
         weight = ";font-weight:700" if arm == schema.BLEND else ""
-        style = f'style="fill:{_colour(arm)};font-size:12px{weight}"'
-        plot.text(plot.width - plot.right + 10, at + 4, arm_name(arm), "note", "start", style)
+        style = f'style="fill:{ARMS[arm].colour};font-size:12px{weight}"'
+        plot.text(plot.width - plot.right + 10, at + 4, ARMS[arm].name, "note", "start", style)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ehr_tl.report.learning_curve import ARMS, MEASURES, arm_name, chart, estimate
+from ehr_tl.report.arms import ARMS
+from ehr_tl.report.learning_curve import MEASURES, chart, estimate
 from ehr_tl.report.words import count, decimal
 
 #: What is said of differences, by the name that results have for them.
@@ -40,7 +41,7 @@ def study_content(results: Mapping[str, Any]) -> dict[str, Any]:
 def table(results: Mapping[str, Any], measure: str) -> list[tuple[str, list[str]]]:
     """Rows of a table: an arm's name, and its value at each size with the 95% interval."""
     return [
-        (arm_name(arm), [estimate(size["arms"].get(arm, {}).get(measure)) for size in results["sizes"]])
+        (ARMS[arm].name, [estimate(size["arms"].get(arm, {}).get(measure)) for size in results["sizes"]])
         for arm in ARMS
         if any(arm in size["arms"] for size in results["sizes"])
     ]
@@ -72,11 +73,11 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 
 
 def _until_local(local: Mapping[str, Any]) -> str:
-    name, target = arm_name(local["arm"]), decimal(local["target"], 3)
+    name, target = ARMS[local["arm"]].name, decimal(local["target"], 3)
     if local["more"] is None:
         return f"When {name} would reach {target}, the AUROC of the arm in use, is not within what can be told."
     if local["more"] == 0:
-        return f"{name[0].upper()}{name[1:]} does as well as the arm in use with the cases that there are."
+        return f"{ARMS[local['arm']].heading} does as well as the arm in use with the cases that there are."
     upper = count(local["upper"]) if local["upper"] is not None else "more than can be told"
     lower = count(local["lower"]) if local["lower"] is not None else "more than can be told"
     more = f"About {count(local['more'])} more cases until {name} would do as well as the arm in use ({target})"
@@ -121,7 +122,7 @@ def weights(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     names = [arm for arm in ARMS if any(arm in size["weights"] for size in results["sizes"])]
     return [
         (
-            arm_name(arm),
+            ARMS[arm].name,
             [decimal(size["weights"].get(arm)) if size["weights"] else "\u2013" for size in results["sizes"]],
         )
         for arm in names
@@ -129,4 +130,4 @@ def weights(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _difference(found: Mapping[str, Any] | None) -> str:
-    return estimate(found) if found is None else f"{estimate(found)}, {arm_name(found['second'])}"
+    return estimate(found) if found is None else f"{estimate(found)}, {ARMS[found['second']].name}"

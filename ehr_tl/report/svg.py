@@ -87,11 +87,11 @@ class Plot:
 
     def line(self, points: Sequence[tuple[float, float]], style: str, tip: str = "", more: str = "") -> None:
         """A polyline; `style` is one or more CSS classes, `tip` shows under the pointer, `more` are attributes."""
-        self.parts.append(f'<path class="line {style}" {more} d="M{self._path(points)}">{_tip(tip)}</path>')
+        self.parts.append(f'<path class="line {style}" d="M{self._path(points)}" {more}>{_tip(tip)}</path>')
 
     def area(self, outline: Sequence[tuple[float, float]], style: str, tip: str = "", more: str = "") -> None:
         """What an outline encloses."""
-        self.parts.append(f'<path class="{style}" {more} d="M{self._path(outline)}Z">{_tip(tip)}</path>')
+        self.parts.append(f'<path class="{style}" d="M{self._path(outline)}Z" {more}>{_tip(tip)}</path>')
 
     def steps(self, points: Sequence[tuple[float, float]], style: str, tip: str = "") -> None:
         """A line that rises before it goes right."""

@@ -236,7 +236,7 @@ def limits(inputs: ReportInputs) -> list[tuple[str, str]]:
 def verdict(difference: dict[str, Any]) -> str:
     """What a paired difference in AUROC means."""
     estimate = difference["auroc"]
-    first, second = (ARMS[difference[which]].name for which in ("first", "second"))
+    first, second = (ARMS[difference[which]].heading for which in ("first", "second"))
     if estimate["lower"] is None:
         return "cannot be told from so few outcomes"
     if estimate["lower"] > 0:

@@ -132,7 +132,7 @@ def test_the_sentence_without_transfer_and_without_figures():
     found = sentence(held_out, {schema.LIGHTGBM: nothing}, schema.LIGHTGBM)
     assert found == "With your 1,234 cases (1 with the outcome): local LightGBM cannot be told."
     found = sentence(held_out, {schema.LOGISTIC: nothing, schema.BLEND: nothing}, schema.BLEND)
-    assert found.endswith(": blend cannot be told, local regression cannot be told.")
+    assert found.endswith(": blend cannot be told, local logistic regression cannot be told.")
 
 
 def test_capacity_is_a_share_of_the_current_patients(result):

@@ -103,8 +103,8 @@ def results(truth, cells):
 def test_tables_say_what_was_found(results):
     rows = dict(table(results, "auroc"))
     small = results["sizes"][0]["arms"][BLEND]["auroc"]
-    assert rows["blend (in use)"][0] == f"{small['value']:.3f} ({small['lower']:.3f} to {small['upper']:.3f})"
-    assert TABULAR_BLEND not in rows and list(rows)[-1] == "blend (in use)"
+    assert rows["blend"][0] == f"{small['value']:.3f} ({small['lower']:.3f} to {small['upper']:.3f})"
+    assert TABULAR_BLEND not in rows and list(rows)[-1] == "blend"
     [local, *_] = differences(results)
     assert local[0] == "blend less best local arm" and local[1][0].endswith(", local LightGBM")
     text = markdown(results)
@@ -121,7 +121,7 @@ def test_the_page_shows_a_curve_for_each_arm_and_says_that_the_data_are_syntheti
     page = (tmp_path / "study.html").read_text()
     assert page.count("<svg") == 3 and "Synthetic data." in page and "Made &lt;up&gt;" in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
-    for arm in ("local LightGBM", "pooled trees", "blend (in use)"):
+    for arm in ("local LightGBM", "pooled trees", "blend"):
         assert page.count(arm) >= 6
 
 
