@@ -51,7 +51,7 @@ class Cells:
 
     def __call__(self, draw: Draw) -> str:
         began = time.monotonic()
-        logits, weights = self._asked(draw)
+        logits, more = self._asked(draw)
         rows = self.setting.rows[self.setting.test].select("subject_id", "prediction_time")
         with whole(self.folder / f"{draw.name}.parquet") as temporary:
             rows.with_columns(pl.Series(arm, values, dtype=pl.Float32) for arm, values in logits.items()).write_parquet(
@@ -63,7 +63,7 @@ class Cells:
             "seed": self.seed,
             "subjects": len(draw.subjects),
             "events": draw.events,
-            "weights": weights,
+            **more,
             "seconds": round(time.monotonic() - began, 2),
             "digest": self.of(draw),
         }
@@ -101,8 +101,8 @@ class Cells:
                 progress.advance(1, learner.name)
         return found
 
-    def _asked(self, draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Logits of the test rows by arm, and the blend's weights by learner."""
+    def _asked(self, draw: Draw) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Logits of the test rows by arm; and by learner the blend's weights, and seconds of fitting."""
         train, test, seed = (
             self.setting.positions(draw.subjects),
             self.setting.test,
@@ -110,7 +110,7 @@ class Cells:
         )
         labels, subject = self.setting.labels, self.setting.subject
         if min(draw.events, len(draw.subjects) - draw.events) < FEWEST:  # nothing that must be learned here can be
-            return self._as_is(train, test, seed), {}
+            return self._as_is(train, test, seed), {"weights": {}, "fitting": {}}
         learners = [Remembering(learner) for learner in self.learners]
         adapted = adapt(learners, self.inputs, labels, subject, train, seed=seed)
         logits = adapted.logits(self.inputs, test)
@@ -118,7 +118,8 @@ class Cells:
         if BLEND in logits and len(tabular) < len(learners):
             without = adapt(tabular, self.inputs, labels, subject, train, seed=seed)  # its fits are remembered
             logits[TABULAR_BLEND] = list(without.logits(self.inputs, test).values())[-1]
-        return logits, adapted.weights
+        fitting = {learner.name: round(learner.seconds, 2) for learner in learners}
+        return logits, {"weights": adapted.weights, "fitting": fitting}
 
     def _as_is(self, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """Logits of the test rows by the learners that look at no local label."""

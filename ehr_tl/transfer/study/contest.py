@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,23 @@ class Remembering:
 
     Args:
         learner: It.
+
+    Attributes:
+        seconds: How long its fits took.
     """
 
     def __init__(self, learner: Learner):
         self._learner = learner
         self._fits: dict[bytes, RiskModel] = {}
+        self.seconds = 0.0
 
     def fit(self, inputs: Any, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> RiskModel:
         """As the learner's own, if it was not asked for before."""
         asked = np.append(train, seed).tobytes()
         if asked not in self._fits:
+            began = time.monotonic()
             self._fits[asked] = self._learner.fit(inputs, labels, train, seed=seed, state=state)
+            self.seconds += time.monotonic() - began
         return self._fits[asked]
 
     def __getattr__(self, name: str) -> Any:
