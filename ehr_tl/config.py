@@ -187,7 +187,7 @@ class Pipeline:
         export: Folder or zip; "sample" is the synthetic export that ships.
         adapter: Name of a shipped adapter or a folder.
 
-    Folders (these two, the transformer's checkpoint and the sources of transfer) are named from the folder of the file on.
+    Folders (these two, the transformer's checkpoint, the sources of transfer) are named from the folder of the file on.
     """
 
     name: Name

@@ -14,6 +14,9 @@ from ehr_tl.manifest import Manifest
 #: The run's own copy of its pipeline file.
 PIPELINE = "pipeline.yaml"
 
+#: What `ehr-tl learning-curve` found of a run; the report shows it.
+CURVE = "learning_curve.json"
+
 
 def make_private(folder: Path) -> None:
     """Makes a folder that only its owner can read: it will hold patients' data."""

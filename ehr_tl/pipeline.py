@@ -82,6 +82,8 @@ class Run:
         lines = [f"{counted(scored.get('current', 0), 'current patient')} scored{apart}."]
         if scored.get("held_out"):
             lines.append(f"{counted(scored['held_out'], 'row')} with a known outcome scored to see how well it works.")
+        if (self.folder / "metrics.json").is_file():
+            lines.append(self.metrics["sentence"])
         for name in ("report.html", "worklist.csv", "risk_assessments.ndjson"):
             if (self.folder / name).is_file():
                 lines.append(f"{name + ':':25}{self.folder / name}")

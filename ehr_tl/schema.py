@@ -78,12 +78,12 @@ SCORES = {
     "reason": pl.String,
 }
 
-#: Models, the arms of a comparison. Of local cases alone: trees, a regression on a few variables, a network from scratch.
+#: Models, the arms of a comparison. Of local cases alone: trees, a regression on a few variables, a network.
 LIGHTGBM, LOGISTIC, TRANSFORMER = "local_lightgbm", "local_logistic", "transformer"
 #: Of source hospitals alone: the trees of a checkpoint as they are, and recalibrated here; the network's head as it is.
 SOURCE, RECALIBRATED, SOURCE_HEAD = "source", "recalibrated", "source_head"
-#: Of both: trees on top of the source's logit; trees on the rows of both, the source's weighted by likeness in the latter;
-#: a linear head on the network's vectors; the network tuned from there.
+#: Of both: trees on top of the source's logit; trees on the rows of both, in the latter the source's weighted by
+#: likeness; a linear head on the network's vectors; the network tuned from there.
 ANCHORED, POOLED, WEIGHTED, PROBE, FINETUNED = "anchored", "pooled", "weighted", "probe", "finetuned"
 #: All that take part, weighted.
 BLEND = "blend"

@@ -23,6 +23,7 @@ from ehr_tl.config import Pipeline
 from ehr_tl.errors import CheckpointError
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, whole, write_json
+from ehr_tl.folders import CURVE
 from ehr_tl.progress import log
 
 if TYPE_CHECKING:
@@ -125,23 +126,11 @@ def cohort(job: Job) -> dict[str, Any]:
     return {"labelled": built.labelled.height, "current": built.current.height}
 
 
-def learners(pipeline: Pipeline) -> list[Any]:
-    """What is fitted: the baseline, the transformer, and the same from scratch to compare with."""
-    from ehr_tl.models.gradient_boosting import GradientBoostingLearner
-
-    fitted: list[Any] = [GradientBoostingLearner(pipeline.lightgbm)]
-    if pipeline.transformer is not None:
-        from ehr_tl.models.transformer import TransformerLearner
-
-        fitted.append(TransformerLearner(pipeline.transformer))
-        if pipeline.transformer.compare_from_scratch and pipeline.transformer.checkpoint is not None:
-            fitted.append(TransformerLearner(pipeline.transformer, from_scratch=True))
-    return fitted
-
-
 def train(job: Job) -> dict[str, Any]:
-    """Says how much of the events a pretrained vocabulary knows, before anything is fitted to them; then fits."""
+    """Says how much of the events a checkpoint knows and how they differ from its sources; then fits the arms."""
+    from ehr_tl.features import build
     from ehr_tl.models.crossfit import fit_crossfit
+    from ehr_tl.transfer.arms import arms
 
     events, rows = job.events, job.rows()
     _refuse_seen(job, rows)
@@ -158,9 +147,8 @@ def train(job: Job) -> dict[str, Any]:
     write_json(job.folder / "shift.json", moved and moved.to_json())
     for warning in moved.warnings if moved else ():
         log.warning("%s", warning)
-    baseline, *others = learners(job.pipeline)
-    baseline.prepare(events, rows).write(job.folder / "features.parquet")
-    crossfit = fit_crossfit([baseline, *others], events, rows, job.pipeline, job.models, job.threads)
+    build(events, rows, job.pipeline.lightgbm.windows_days).write(job.folder / "features.parquet")
+    crossfit = fit_crossfit(arms(job.pipeline), events, rows, job.pipeline, job.models, job.threads)
     notes = {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
     if "site" in crossfit.folds.columns:
         notes["sites"] = crossfit.folds["site"].n_unique()
@@ -242,10 +230,17 @@ def _checkpoint(job: Job) -> dict[str, Path]:
     return {"checkpoint": checkpoint_path(transformer.checkpoint)}
 
 
+def _taught_by(job: Job) -> dict[str, Path]:
+    """What models learn from beside the run's own events: the checkpoint, and the events of source hospitals."""
+    sources = (Path(each) for each in job.pipeline.transfer.sources)
+    return {**_checkpoint(job), **{f"source {number} {path.name}": path for number, path in enumerate(sources)}}
+
+
 def _crossfit(job: Job) -> Any:
     from ehr_tl.models.crossfit import CrossFit
+    from ehr_tl.transfer.arms import arms
 
-    return CrossFit.load(job.models, [learner for learner in learners(job.pipeline) if not learner.comparison])
+    return CrossFit.load(job.models, arms(job.pipeline))
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -310,6 +305,7 @@ def report(job: Job) -> dict[str, Any]:
     events, built, scores = job.events, Cohort.read(job.folder), job.read("scores.parquet")
     comparison = pl.read_parquet(job.models / "comparison.parquet", glob=False)
     metrics = evaluate(scores, built.labelled, comparison, job.pipeline.evaluation, demographics(events))
+    metrics["weights"] = read_json(job.models / "crossfit.json")["shares"]
     write_json(job.folder / "metrics.json", metrics)
     known = read_json(job.folder / "familiarity.json")
     familiarity = known and Familiarity.from_json(known)
@@ -332,6 +328,7 @@ def report(job: Job) -> dict[str, Any]:
         version=_model_version(job),
         familiarity=familiarity,
         shift=moved and Shift.from_json(moved),
+        learning_curve=read_json(job.folder / CURVE) if (job.folder / CURVE).is_file() else None,
     )
     write_coverage(job.folder / "coverage.html", events, familiarity)
     write_report(job.folder / "report.html", inputs)
@@ -352,6 +349,12 @@ def _task(job: Job) -> dict[str, Any]:
 
 def _models(job: Job) -> dict[str, Path]:
     return {"models": job.models}
+
+
+def _reported(job: Job) -> dict[str, Path]:
+    """The models, and the run's learning curve if somebody asked for one."""
+    curve = job.folder / CURVE
+    return {**_models(job), **({"learning curve": curve} if curve.is_file() else {})}
 
 
 #: Keys of `transformer:` that say how it is explained.
@@ -383,7 +386,7 @@ STAGES = (
         ("familiarity.json", "shift.json", "features.parquet", "models"),
         train,
         settings=_train_settings,
-        outside=_checkpoint,
+        outside=_taught_by,
     ),
     _SCORE,
     _EXPLAIN,
@@ -393,7 +396,7 @@ STAGES = (
         _REPORTED,
         report,
         settings=lambda job: asdict(job.pipeline),
-        outside=_models,
+        outside=_reported,
     ),
 )
 

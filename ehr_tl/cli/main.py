@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ehr_tl import __version__
-from ehr_tl.cli import adapters, convert, coverage, doctor, embed, fetch, pretrain, push, run, score, stages
+from ehr_tl.cli import adapters, convert, coverage, doctor, embed, fetch, pretrain, push, run, score, stages, study
 from ehr_tl.errors import EhrTlError
 from ehr_tl.threads import let_others_work
 
@@ -44,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (run, fetch, convert, stages, score, doctor, adapters, coverage, pretrain, embed, push):
+for module in (run, fetch, convert, stages, score, doctor, adapters, coverage, pretrain, embed, push, study):
     module.register(app)
 
 

@@ -11,6 +11,7 @@ from ehr_tl import schema
 from ehr_tl.config import EvaluationConfig
 from ehr_tl.evaluate import curves, metrics
 from ehr_tl.evaluate.intervals import Bootstrap, number
+from ehr_tl.evaluate.sentence import sentence
 from ehr_tl.evaluate.subgroups import by_subgroup
 
 #: Fewest people with the outcome for an evaluation that can be relied on.
@@ -19,12 +20,16 @@ ENOUGH = 20
 #: Name of the transformer that was not pretrained, in `models/comparison.parquet`.
 FROM_SCRATCH = "transformer_from_scratch"
 
-#: Pairs whose difference is stated: first minus second.
+#: Pairs whose difference is stated, where there are both: first minus second. The best single model is one more.
 PAIRS = (
     (schema.BLEND, schema.LIGHTGBM),
-    (schema.TRANSFORMER, schema.LIGHTGBM),
+    (schema.BLEND, schema.LOGISTIC),
+    (schema.BLEND, schema.SOURCE),
+    (schema.BLEND, schema.POOLED),
+    (schema.BLEND, schema.FINETUNED),
     (schema.BLEND, schema.TRANSFORMER),
-    (schema.TRANSFORMER, FROM_SCRATCH),
+    (schema.SOURCE, schema.LIGHTGBM),
+    (schema.FINETUNED, FROM_SCRATCH),
 )
 
 #: Measures whose differences are stated.
@@ -50,10 +55,11 @@ def evaluate(
         people: Birth and sex, as `ehr_tl.evaluate.demographics` gives them.
 
     Returns:
-        JSON without NaN: `chosen`, `held_out` (counts), `enough`, `capacity`, `models` (estimates and curves by name),
-        `thresholds` and `treat_all` of the net benefit, `abstained`, `current` (mean risks), `differences`,
-        `subgroups`. An estimate has `value`, `lower` and `upper` (95%, resampling subjects); what cannot be stated is
-        null with a `reason`.
+        JSON without NaN: `chosen`, `best_single` (the model but the blend and comparisons that ranks best on these
+        very rows; which one was not known before), `sentence` (for clinicians), `held_out` (counts), `enough`,
+        `capacity`, `models` (estimates and curves by name), `thresholds` and `treat_all` of the net benefit,
+        `abstained`, `current` (mean risks), `differences`, `subgroups`. An estimate has `value`, `lower` and `upper`
+        (95%, resampling subjects); what cannot be stated is null with a `reason`.
     """
     wide, names = _aligned(scores, labelled, comparison)
     labels, subjects = wide["label"].to_numpy(), wide["subject_id"].to_numpy()
@@ -64,26 +70,36 @@ def evaluate(
     chosen = _chosen(scores)
     at = curves.thresholds(labels)
     frame = wide.select(*_KEY, "label", logit=chosen)
+    counts, single = _counts(wide), _best_single(boot, scores["model"].unique(maintain_order=True).to_list())
+    models = {
+        name: {**{measure: boot.estimate(name, measure) for measure in measures}, **_described(labels, logit, at)}
+        for name, logit in logits.items()
+    }
     return {
         "chosen": chosen,
-        "held_out": _counts(wide),
+        "best_single": single,
+        "sentence": sentence(counts, models, chosen),
+        "held_out": counts,
         "enough": _enough(wide),
         "capacity": capacity,
-        "models": {
-            name: {**{measure: boot.estimate(name, measure) for measure in measures}, **_described(labels, logit, at)}
-            for name, logit in logits.items()
-        },
+        "models": models,
         "thresholds": [number(t) for t in at],
         "treat_all": curves.treat_all(labels, at),
         "abstained": _abstained(scores, wide, chosen),
         "current": _current(scores),
         "differences": [
             {"first": first, "second": second, **{name: boot.difference(first, second, name) for name in COMPARED}}
-            for first, second in PAIRS
-            if first in logits and second in logits
+            for first, second in dict.fromkeys((*PAIRS, (chosen, single)))
+            if first in logits and second in logits and first != second
         ],
         "subgroups": by_subgroup(frame, people, config.resamples, config.seed),
     }
+
+
+def _best_single(boot: Bootstrap, names: list[str]) -> str:
+    """The model that ranks best, of those that are no blend of others; the first of equals."""
+    single = [name for name in names if name != schema.BLEND]
+    return max(single, key=lambda name: np.nan_to_num(boot.values[name, "auroc"]))
 
 
 def _described(labels: np.ndarray, logit: np.ndarray, at: np.ndarray) -> dict[str, Any]:

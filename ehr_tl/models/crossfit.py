@@ -152,7 +152,9 @@ class CrossFit:
             self.folds.write_parquet(temporary)
         self.abstention.save(self.folder)
         models = {model: ensemble.to_json() for model, ensemble in self.ensembles.items()}
-        write_json(self.folder / "crossfit.json", {"version": VERSION, "models": models, "chosen": self.chosen})
+        shares = self.ensembles[self.chosen].shares
+        told = {"version": VERSION, "models": models, "chosen": self.chosen, "shares": shares}
+        write_json(self.folder / "crossfit.json", told)
 
     @classmethod
     def load(cls, folder: str | Path, learners: Sequence[Learner]) -> CrossFit:

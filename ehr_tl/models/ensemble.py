@@ -127,6 +127,12 @@ class Ensemble:
     def learners(self) -> tuple[str, ...]:
         return tuple(self.combinations[0].weights)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each learner's share of a blend, mean over the folds; empty where the model is no blend."""
+        names = self.combinations[0].shares
+        return {name: float(np.mean([each.shares[name] for each in self.combinations])) for name in names}
+
     def to_json(self) -> dict[str, Any]:
         return {
             "combinations": [each.to_json() for each in self.combinations],

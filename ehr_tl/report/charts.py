@@ -5,27 +5,17 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from ehr_tl import schema
-from ehr_tl.evaluate import FROM_SCRATCH
 from ehr_tl.models.calibration import sigmoid
+from ehr_tl.report.arms import ARMS, drawn
 from ehr_tl.report.svg import Plot, linear, log_odds, logit, odds_ticks
-from ehr_tl.report.words import MODELS, count, percent
-
-#: CSS class of each model's marks; the order is the order of drawing.
-STYLES = {
-    FROM_SCRATCH: "m-scratch",
-    schema.LIGHTGBM: "m-lgbm",
-    schema.TRANSFORMER: "m-transformer",
-    schema.BLEND: "m-blend",
-}
+from ehr_tl.report.words import count, percent
 
 _SHARES = [(t / 4, f"{25 * t}%") for t in range(5)]
 
 
 def _drawn(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [
-        (MODELS[name], style, metrics["models"][name]) for name, style in STYLES.items() if name in metrics["models"]
-    ]
+    models = metrics["models"]
+    return [(ARMS[name].heading, ARMS[name].style, models[name]) for name in drawn(models)]
 
 
 def roc(metrics: dict[str, Any]) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from ehr_tl import schema
-from ehr_tl.evaluate import FROM_SCRATCH
 from ehr_tl.explain.words import reasons
 from ehr_tl.models.calibration import sigmoid
 from ehr_tl.report import charts, words
+from ehr_tl.report.arms import ARMS, drawn
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
 from ehr_tl.report.domain import shift_content
 from ehr_tl.report.drivers import Example, examples, top_drivers
+from ehr_tl.report.learning_curve import chart
+from ehr_tl.report.study import answers, told
 from ehr_tl.report.svg import logit, odds_ticks
 
 #: Patients of the worklist that the page shows at most; worklist.csv has all.
@@ -40,9 +41,11 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
         "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
-        "legend": [(words.MODELS[n], s) for n, s in reversed(charts.STYLES.items()) if n in metrics["models"]],
+        "legend": [(ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
         "models": _models(inputs),
-        "model_names": words.MODELS,
+        "weights": _weights(inputs),
+        "curve": _curve(inputs.learning_curve),
+        "model_names": {name: arm.heading for name, arm in ARMS.items()},
         "drivers": drivers,
         "driver_scale": max((d["raises"] + d["lowers"] for d in drivers), default=1.0) or 1.0,
         "grouped": grouped,
@@ -104,22 +107,15 @@ def _flow(flow: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _models(inputs: ReportInputs) -> list[dict[str, Any]]:
     """The models side by side, with what each is, and the place of its AUROC's interval on [0.5 or less, 1]."""
     transformer = inputs.pipeline.transformer
-    checkpoint = transformer.checkpoint if transformer else None
-    origin = f"pretrained ({Path(checkpoint).name}), adapted here" if checkpoint else "trained here only"
-    kinds = {
-        schema.BLEND: "both together, weighted within the training folds",
-        schema.TRANSFORMER: origin,
-        FROM_SCRATCH: "the same network without pretraining",
-        schema.LIGHTGBM: "trees on windowed counts and values, trained here only",
-    }
+    checkpoint = Path(transformer.checkpoint).name if transformer and transformer.checkpoint else ""
     models = inputs.metrics["models"]
-    shown = [name for name in kinds if name in models]
+    shown = [name for name in reversed(ARMS) if name in models]
     low = _axis_start(models[name]["auroc"]["lower"] for name in shown)
     return [
         {
-            "name": words.MODELS[name],
-            "kind": kinds[name],
-            "style": charts.STYLES[name],
+            "name": ARMS[name].heading,
+            "kind": ARMS[name].kind.format(checkpoint=checkpoint),
+            "style": ARMS[name].style,
             "chosen": name == inputs.metrics["chosen"],
             "start": low,
             "at": _placed(models[name]["auroc"], low),
@@ -127,6 +123,20 @@ def _models(inputs: ReportInputs) -> list[dict[str, Any]]:
         }
         for name in shown
     ]
+
+
+def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
+    """What the blend is made of, the weightiest first."""
+    weights = inputs.metrics["weights"]
+    return [
+        {"name": ARMS[name].heading, "style": ARMS[name].style, "weight": weight}
+        for name, weight in sorted(weights.items(), key=lambda item: -item[1])
+    ]
+
+
+def _curve(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The learning curve's chart and what it says; None where there is none."""
+    return found and {"chart": chart(found), "answers": answers(found), "told": told(found)}
 
 
 def _axis_start(lowers: Iterable[float | None]) -> float:

@@ -25,12 +25,13 @@ class ReportInputs:
         export, coverage: What was read (`events/metadata/export.json` and `coverage.json`).
         labelled: The cohort, `schema.COHORT`.
         flow, predicates, absent_codes, as_of, horizon: As in `ehr_tl.cohort.Cohort`.
-        metrics: As `ehr_tl.evaluate.evaluate` gives it.
+        metrics: As `ehr_tl.evaluate.evaluate` gives it, and `weights`: learner -> its share of the blend.
         scores, explanations: `schema.SCORES` and `schema.EXPLANATIONS`.
         subjects: `schema.SUBJECTS`.
         manifest: `manifest.json` up to now.
         version: Version of the fitted model.
         familiarity: How much of the events the pretrained vocabulary knows; None where nothing was pretrained.
+        learning_curve: What `ehr-tl learning-curve` found (`ehr_tl.studies.learning_curve`), if anybody asked.
         shift: How the hospital differs from the checkpoint's sources; None where nothing was pretrained.
     """
 
@@ -51,6 +52,7 @@ class ReportInputs:
     version: str
     familiarity: Familiarity | None = None
     shift: Shift | None = None
+    learning_curve: dict[str, Any] | None = None
 
     @cached_property
     def chosen(self) -> pl.DataFrame:

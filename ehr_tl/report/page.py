@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from ehr_tl.report import words
 from ehr_tl.report.content import content
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.report.coverage import coverage_content
+from ehr_tl.report.study import study_content
 from ehr_tl.tokens.familiarity import Familiarity
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -35,6 +37,13 @@ def write_coverage(path: str | Path, events: Events, familiarity: Familiarity | 
     """
     found = coverage_content(events.coverage, events.export, familiarity)
     page = _environment().get_template("coverage.html.j2").render(found, css=_css())
+    with whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def write_study(path: str | Path, results: Mapping[str, Any]) -> None:
+    """Writes what a study found: one HTML file that loads nothing from elsewhere and names nobody."""
+    page = _environment().get_template("study.html.j2").render(study_content(results), css=_css())
     with whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -85,10 +85,13 @@ class Plot:
         turned = f'transform="rotate(-90 14 {middle:.0f})"'
         self.text(14, middle, y_label, "axis", "middle", turned)
 
-    def line(self, points: Sequence[tuple[float, float]], style: str, tip: str = "") -> None:
-        """A polyline; `style` is one or more CSS classes, `tip` shows under the pointer."""
-        path = "L".join(f"{self.px(x)} {self.py(y)}" for x, y in points)
-        self.parts.append(f'<path class="line {style}" d="M{path}">{_tip(tip)}</path>')
+    def line(self, points: Sequence[tuple[float, float]], style: str, tip: str = "", more: str = "") -> None:
+        """A polyline; `style` is one or more CSS classes, `tip` shows under the pointer, `more` are attributes."""
+        self.parts.append(f'<path class="line {style}" d="M{self._path(points)}" {more}>{_tip(tip)}</path>')
+
+    def area(self, outline: Sequence[tuple[float, float]], style: str, tip: str = "", more: str = "") -> None:
+        """What an outline encloses."""
+        self.parts.append(f'<path class="{style}" d="M{self._path(outline)}Z" {more}>{_tip(tip)}</path>')
 
     def steps(self, points: Sequence[tuple[float, float]], style: str, tip: str = "") -> None:
         """A line that rises before it goes right."""
@@ -96,8 +99,8 @@ class Plot:
         path += "".join(f"V{self.py(y)}H{self.px(x)}" for x, y in points[1:])
         self.parts.append(f'<path class="line {style}" d="{path}">{_tip(tip)}</path>')
 
-    def dot(self, x: float, y: float, style: str, radius: float = 4.5, tip: str = "") -> None:
-        circle = f'<circle class="dot {style}" cx="{self.px(x)}" cy="{self.py(y)}" r="{radius}">'
+    def dot(self, x: float, y: float, style: str, radius: float = 4.5, tip: str = "", more: str = "") -> None:
+        circle = f'<circle class="dot {style}" {more} cx="{self.px(x)}" cy="{self.py(y)}" r="{radius}">'
         self.parts.append(f"{circle}{_tip(tip)}</circle>")
 
     def band(self, x0: float, x1: float, y0: float, y1: float, style: str, tip: str = "") -> None:
@@ -113,6 +116,9 @@ class Plot:
     def text(self, x: float, y: float, text: str, style: str, anchor: str, more: str = "") -> None:
         place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}'
         self.parts.append(f'<text class="{style}" {place}>{escape(text)}</text>')
+
+    def _path(self, points: Sequence[tuple[float, float]]) -> str:
+        return "L".join(f"{self.px(x)} {self.py(y)}" for x, y in points)
 
     def svg(self) -> str:
         box = f'viewBox="0 0 {self.width} {self.height}" role="img" xmlns="http://www.w3.org/2000/svg"'

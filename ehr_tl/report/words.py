@@ -5,18 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from ehr_tl import schema, wording
-from ehr_tl.evaluate import FROM_SCRATCH
+from ehr_tl import wording
+from ehr_tl.report.arms import ARMS
 from ehr_tl.report.context import ReportInputs
 from ehr_tl.tokens.familiarity import ENOUGH, Familiarity
-
-MODELS = {
-    schema.BLEND: "Blend",
-    schema.TRANSFORMER: "Transformer",
-    FROM_SCRATCH: "Transformer from scratch",
-    schema.LIGHTGBM: "LightGBM",
-}
-
 
 #: By what factor the mean risk of current patients may differ from that of people whose outcome is known.
 _DRIFT = 3.0
@@ -244,7 +236,7 @@ def limits(inputs: ReportInputs) -> list[tuple[str, str]]:
 def verdict(difference: dict[str, Any]) -> str:
     """What a paired difference in AUROC means."""
     estimate = difference["auroc"]
-    first, second = MODELS[difference["first"]], MODELS[difference["second"]]
+    first, second = (ARMS[difference[which]].heading for which in ("first", "second"))
     if estimate["lower"] is None:
         return "cannot be told from so few outcomes"
     if estimate["lower"] > 0:

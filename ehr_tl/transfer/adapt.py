@@ -18,7 +18,7 @@ import numpy as np
 from ehr_tl.errors import CohortError
 from ehr_tl.models.base import Learner, RiskModel
 from ehr_tl.models.combination import Combination, recipes
-from ehr_tl.models.folds import subject_folds
+from ehr_tl.models.folds import site_folds, subject_folds
 
 FOLDS = 5
 FEWEST = 2  # positive and negative subjects
@@ -122,9 +122,11 @@ def _folds(label: np.ndarray, subject: np.ndarray, site: np.ndarray | None, seed
             expected=f"at least {FEWEST} with and {FEWEST} without it",
             fix="draw more cases, or use the source's scores as they are",
         )
-    unit = subject if site is None else np.unique(site, return_inverse=True)[1]
-    folds = min(FOLDS, rarer, len(np.unique(unit)))
-    fold = subject_folds(unit, label, folds, seed)
+    folds = min(FOLDS, rarer)
+    if site is None:
+        return subject_folds(subject, label, folds, seed)
+    folds = min(folds, len(np.unique(site)))
+    fold = site_folds(site, subject, label, folds, seed)
     if folds < 2 or any(len(np.unique(label[fold != number])) < 2 for number in range(folds)):
         raise CohortError(
             "Without one fold of sites the cases are all alike",

@@ -53,8 +53,8 @@ def examine(
         counts (`rows`, `subjects`, `positives`, `positive_subjects`), `models` (estimates of `MEASURES`, 95% intervals
         resampling subjects), `sources` (per source the counts and the AUROC of each model), `subgroups` (per model,
         as `by_subgroup` gives them) and, where there are trees and a head, `share`: that of the trees in the mixture of
-        both that foretells these rows best. A task whose rows all have one label, or which has none, has no `models` and says
-        so under `reason`.
+        both that foretells these rows best. A task whose rows all have one label, or which has none, has no `models`
+        and says so under `reason`.
     """
     people = [demographics(source) for source in sources]
     found = {}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ class Prepared:
     network: EhrConfig
     sources: tuple[Source, ...]
     seconds: float
+
+    @cached_property
+    def source_models(self) -> SourceModels | None:
+        """Trees for the sources' questions, fitted once; where pretraining is continued, the checkpoint's own."""
+        if self.start is not None:
+            return self.start.source
+        return fit_source_models(self.events, self.tasks, seed=0) if self.tasks else None
 
     def fingerprint(self) -> str:
         """A hash of what it starts from and of all that it learns from: another training's state is of no use to it."""
@@ -210,13 +218,6 @@ def train(prepared: Prepared, seed: int, state: Path, tensorboard: Path | None =
     return Pretrained(model.eval(), progress, seed, loop.main)
 
 
-def _source_models(prepared: Prepared) -> SourceModels | None:
-    """Trees for the sources' questions; where pretraining is continued, the checkpoint's own."""
-    if prepared.start is not None:
-        return prepared.start.source
-    return fit_source_models(prepared.events, prepared.tasks, seed=0) if prepared.tasks else None
-
-
 def write(out: Path, prepared: Prepared, trained: Pretrained, command: str = "") -> None:
     """Fits source models, examines all on those who validate, and writes the checkpoint folder, whole or not at all."""
     timings = {"reading and labelling": prepared.seconds, "training": trained.progress.seconds}
@@ -226,7 +227,7 @@ def write(out: Path, prepared: Prepared, trained: Pretrained, command: str = "")
         save_model(trained.model, temporary)
         prepared.vocabulary.save(temporary / VOCABULARY)
         with _timed(timings, "source models"):
-            models = _source_models(prepared)
+            models = prepared.source_models
         if models is not None:
             models.save(temporary / SOURCE)
         with _timed(timings, "examination"):

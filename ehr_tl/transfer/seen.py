@@ -39,7 +39,7 @@ def write_seen(folder: Path, sources: Iterable[tuple[Events, np.ndarray]], befor
         CheckpointError: `before` has such a file, and it is broken.
     """
     every = [_read(before)] if before is not None and (before / SEEN).is_file() else []
-    every += [_fingerprints(events, subjects)[_FINGERPRINT] for events, subjects in sources]
+    every += [fingerprints(events, subjects)[_FINGERPRINT] for events, subjects in sources]
     seen = pl.concat(every) if every else pl.Series(_FINGERPRINT, [], pl.String)
     with whole(folder / SEEN) as temporary:
         seen.unique().sort().to_frame().write_parquet(temporary)
@@ -71,7 +71,7 @@ def refuse_seen(checkpoint: Path, events: Events, subjects: np.ndarray) -> None:
         if (checkpoint / PRETRAINING).is_file():
             log.warning("%s no longer tells whom it was pretrained on: see to it that none is held out", checkpoint)
         return
-    asked = _fingerprints(events, subjects)
+    asked = fingerprints(events, subjects)
     known = asked[_FINGERPRINT].is_in(_read(checkpoint).to_list())
     if number := int(known.sum()):
         raise CheckpointError(
@@ -83,7 +83,7 @@ def refuse_seen(checkpoint: Path, events: Events, subjects: np.ndarray) -> None:
         )
 
 
-def _fingerprints(events: Events, subjects: np.ndarray) -> pl.DataFrame:
+def fingerprints(events: Events, subjects: np.ndarray) -> pl.DataFrame:
     """Columns `subject_id` and `fingerprint`, a row per subject.
 
     Birth and gender go in too: the same number in another hospital is another person.

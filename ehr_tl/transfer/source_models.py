@@ -76,14 +76,19 @@ def _fit(sources: Sequence[Events], task: SourceTask, rows: pl.DataFrame, seed: 
         (part, features.build(sources[part["source"][0]], part, config.windows_days))
         for part in rows.partition_by("source", maintain_order=True)
     ]
-    inputs = _joined([found for _, found in parts], rows)
+    inputs = joined([found for _, found in parts], rows)
     labels = rows["boolean_value"].cast(pl.Float64).to_numpy()
     # A booster is fitted within minutes: no state is kept.
     return GradientBoostingLearner(config).fit(inputs, labels, np.arange(rows.height), seed=seed, state=Path())
 
 
-def _joined(parts: Sequence[Features], rows: pl.DataFrame) -> Features:
-    """The features of several hospitals below each other, columns by name."""
+def joined(parts: Sequence[Features], rows: pl.DataFrame) -> Features:
+    """The features of several hospitals below each other, columns by name.
+
+    Args:
+        parts: Of each hospital.
+        rows: All rows in the same order, with a column `person`: a subject's number across hospitals.
+    """
     columns = pl.concat(part.columns for part in parts).unique(maintain_order=True)
     matrix = sparse.vstack([part.take(columns, np.arange(part.rows.height)) for part in parts], format="csr")
     return Features(rows.select("prediction_time", subject_id="person"), matrix, columns)

@@ -22,6 +22,8 @@ COMMANDS = (
     "doctor",
     "coverage",
     "embed",
+    "study",
+    "learning-curve",
     "push",
     "pull",
 )

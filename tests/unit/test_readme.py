@@ -29,7 +29,7 @@ def test_readme_links_lead_somewhere(repository: Path) -> None:
 
 def test_readme_shows_every_command_with_its_options(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8").replace("\\|", "|")
-    shown = re.findall(r"^\| `ehr-tl ([a-z|]+) ([^`]*)`", text, re.MULTILINE)
+    shown = re.findall(r"^\| `ehr-tl ([a-z|-]+) ([^`]*)`", text, re.MULTILINE)
     for name, command in get_command(app).commands.items():
         usage = [rest for names, rest in shown if name in names.split("|")]
         assert usage, f"README does not show ehr-tl {name}"

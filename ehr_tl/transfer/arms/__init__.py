@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import polars as pl
 
-from ehr_tl.config import Pipeline, TransformerConfig
-from ehr_tl.errors import PipelineError
+from ehr_tl.cohort import build_cohort
+from ehr_tl.config import LightGBMConfig, Pipeline, TransformerConfig
+from ehr_tl.errors import CohortError, PipelineError
 from ehr_tl.events import Events
 from ehr_tl.features import Build, Remembered
 from ehr_tl.models.base import Learner
@@ -18,8 +20,11 @@ from ehr_tl.models.source import TASKS
 from ehr_tl.transfer.arms.anchored import AnchoredConfig, AnchoredLearner
 from ehr_tl.transfer.arms.logistic import LogisticConfig, LogisticLearner
 from ehr_tl.transfer.arms.network import network_arms
-from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner
+from ehr_tl.transfer.arms.pooled import PooledLearner, SourceRows
+from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner, SourceTrees
 from ehr_tl.transfer.arms.tasks import source_tasks
+
+log = logging.getLogger("ehr_tl")
 
 
 def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | None = None) -> list[Learner]:
@@ -41,23 +46,57 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
         GradientBoostingLearner(pipeline.lightgbm, build),
         LogisticLearner(LogisticConfig(pipeline.lightgbm.windows_days), build),
     ]
+    trees = _source_trees(pipeline)
+    if trees is not None:
+        found += _on_source(trees, pipeline.lightgbm, build)
+    found += _pooled(pipeline, _labelled(pipeline) if sources is None else sources, trees, build)
     if pipeline.transformer is not None:
-        found += _of_source(pipeline, build)
         found += network_arms(pipeline)
         found += _networks(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
 
 
-def _of_source(pipeline: Pipeline, build: Build) -> list[Learner]:
-    """What the checkpoint's trees are good for, if it has any."""
-    checkpoint, own = pipeline.transformer.checkpoint, pipeline.lightgbm
-    if checkpoint is None or not (path := checkpoint_path(checkpoint) / SOURCE / TASKS).is_file():
-        return []
+def _source_trees(pipeline: Pipeline) -> SourceConfig | None:
+    """The checkpoint's trees, if it has any."""
+    checkpoint = pipeline.transformer and pipeline.transformer.checkpoint
+    if not checkpoint or not (path := checkpoint_path(checkpoint) / SOURCE / TASKS).is_file():
+        return None
     tasks = source_tasks(pipeline, tuple(read_object(path)))
-    if not tasks:
+    return SourceConfig(checkpoint, tasks) if tasks else None
+
+
+def _on_source(trees: SourceConfig, own: LightGBMConfig, build: Build) -> list[Learner]:
+    anchored = AnchoredConfig(trees.checkpoint, trees.tasks, own.windows_days, own.min_subjects)
+    return [SourceLearner(trees, build), AnchoredLearner(anchored, build)]
+
+
+def _pooled(
+    pipeline: Pipeline,
+    sources: Sequence[tuple[Events, pl.DataFrame]],
+    trees: SourceConfig | None,
+    build: Build,
+) -> list[Learner]:
+    """Trees on the rows of all; grown as the checkpoint's were where those answer the question itself."""
+    if not sources:
         return []
-    anchored = AnchoredConfig(checkpoint, tasks, own.windows_days, own.min_subjects)
-    return [SourceLearner(SourceConfig(checkpoint, tasks), build), AnchoredLearner(anchored, build)]
+    config, known = pipeline.lightgbm, None
+    if trees is not None and trees.tasks == (pipeline.name,):
+        of_checkpoint = SourceTrees.of(trees)
+        if of_checkpoint.windows == [config.windows_days]:
+            known = of_checkpoint.models.models[pipeline.name]
+    rows = SourceRows(sources, config, known)
+    return [PooledLearner(rows, config, weighted, build) for weighted in (False, True)]
+
+
+def _labelled(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
+    """The source hospitals that can label the pipeline's task, with their rows."""
+    found = []
+    for events in map(Events, pipeline.transfer.sources):
+        try:
+            found.append((events, build_cohort(events, pipeline.task).labelled))
+        except CohortError as error:
+            log.warning("%s cannot label the question and is left out: %s", events.folder.name, error.problem)
+    return found
 
 
 def _networks(config: TransformerConfig) -> list[Learner]:

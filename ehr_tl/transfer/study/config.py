@@ -69,6 +69,7 @@ class Study:
         seed: Fixes the test part, the draws and the fits.
         test_share: Share of the target's labelled subjects who are the test part in all repeats.
         arms: The models that take part (`schema`). Default: those that the pipeline names, else all that can be had.
+        from_scratch: Also compare with the transformer without pretraining, which takes long.
         resamples: Bootstrap resamples behind each interval.
     """
 
@@ -87,6 +88,7 @@ class Study:
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0
     test_share: Annotated[float, Within(0.05, 0.95)] = 0.5
     arms: tuple[Name, ...] = ()
+    from_scratch: bool = False
     resamples: Annotated[int, Within(20, 100_000)] = 1000
 
     @property

@@ -12,9 +12,10 @@ from ehr_tl import schema
 from ehr_tl.config import EvaluationConfig
 from ehr_tl.evaluate import FROM_SCRATCH, evaluate
 from ehr_tl.evaluate.metrics import sigmoid
+from ehr_tl.evaluate.sentence import sentence
 
 CONFIG = EvaluationConfig(resamples=60, capacity=20)
-MODELS = (schema.LIGHTGBM, schema.TRANSFORMER, schema.BLEND)
+MODELS = (schema.LIGHTGBM, schema.FINETUNED, schema.BLEND)
 
 
 def made_up(subjects=300, years=4, base=-2.5, seed=0):
@@ -98,16 +99,40 @@ def test_differences_are_paired_and_signed(result):
     pairs = {(d["first"], d["second"]): d for d in result["differences"]}
     assert set(pairs) == {
         ("blend", "local_lightgbm"),
-        ("transformer", "local_lightgbm"),
-        ("blend", "transformer"),
-        ("transformer", FROM_SCRATCH),
+        ("blend", "finetuned"),
+        ("finetuned", FROM_SCRATCH),
     }
-    difference = pairs["transformer", FROM_SCRATCH]["auroc"]
+    difference = pairs["finetuned", FROM_SCRATCH]["auroc"]
     models = result["models"]
     assert difference["value"] == pytest.approx(
-        models["transformer"]["auroc"]["value"] - models[FROM_SCRATCH]["auroc"]["value"], abs=1e-5
+        models["finetuned"]["auroc"]["value"] - models[FROM_SCRATCH]["auroc"]["value"], abs=1e-5
     )
     assert 0 < difference["lower"] < difference["upper"]
+
+
+def test_the_best_single_model_is_none_of_the_blend_and_the_comparison(inputs, result):
+    scores, cohort, comparison, people = inputs
+    assert result["best_single"] == schema.FINETUNED
+    better = comparison.with_columns(logit=pl.lit(0.0)).join(cohort, on=["subject_id", "prediction_time"])
+    better = better.with_columns(logit=pl.col("boolean_value").cast(pl.Float64)).drop("boolean_value")
+    assert evaluate(scores, cohort, better, CONFIG, people)["best_single"] == schema.FINETUNED
+
+
+def test_the_sentence_has_the_figures_of_the_models(result):
+    blend, local = (result["models"][name]["auroc"] for name in (schema.BLEND, schema.LIGHTGBM))
+    shown = [f"{each['value']:.2f} ({each['lower']:.2f}-{each['upper']:.2f})" for each in (blend, local)]
+    people = result["held_out"]["subjects_with_outcome"]
+    told = f"transferred {shown[0]}, local LightGBM {shown[1]}."
+    assert result["sentence"] == f"With your 300 cases ({people} with the outcome): {told}"
+
+
+def test_the_sentence_without_transfer_and_without_figures():
+    nothing = {"auroc": {"value": None, "lower": None, "upper": None}}
+    held_out = {"subjects": 1234, "subjects_with_outcome": 1}
+    found = sentence(held_out, {schema.LIGHTGBM: nothing}, schema.LIGHTGBM)
+    assert found == "With your 1,234 cases (1 with the outcome): local LightGBM cannot be told."
+    found = sentence(held_out, {schema.LOGISTIC: nothing, schema.BLEND: nothing}, schema.BLEND)
+    assert found.endswith(": blend cannot be told, local logistic regression cannot be told.")
 
 
 def test_capacity_is_a_share_of_the_current_patients(result):

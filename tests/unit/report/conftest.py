@@ -184,6 +184,8 @@ SHIFT = Shift(
     prevalence={"here": 0.12, "sources": 0.145},
 )
 
+WEIGHTS = {schema.LIGHTGBM: 0.125, schema.SOURCE: 0.5, schema.POOLED: 0.125, schema.FINETUNED: 0.25}
+
 MANIFEST = {
     "environment": {"ehr_tl": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0", "lightgbm": "4.7.0"}},
     "stages": {
@@ -197,7 +199,10 @@ def run_results(subjects=350, seed=0, **export):
     """`ReportInputs` of a made-up run."""
     generator = np.random.default_rng(seed)
     asked, known = frames(subjects, generator), people(subjects, generator)
-    models = ((schema.LIGHTGBM, 0.9), (schema.TRANSFORMER, 0.7), (schema.BLEND, 0.4))
+    models = (
+        *((schema.LIGHTGBM, 0.9), (schema.LOGISTIC, 1.1), (schema.SOURCE, 0.8), (schema.RECALIBRATED, 0.8)),
+        *((schema.POOLED, 0.6), (schema.PROBE, 0.75), (schema.FINETUNED, 0.7), (schema.BLEND, 0.4)),
+    )
     scores = pl.concat([scored(asked, model, noise, generator) for model, noise in models])
     held_out = asked.filter(pl.col("split") == schema.HELD_OUT)
     comparison = held_out.select("subject_id", "prediction_time", "truth").with_columns(
@@ -214,6 +219,7 @@ def run_results(subjects=350, seed=0, **export):
     )
     ids = known.select("subject_id", patient_id=pl.format("p{}", "subject_id")).cast(schema.SUBJECTS)
     labelled = held_out.select(list(schema.COHORT)).cast(schema.COHORT)
+    metrics = evaluate(scores, labelled, comparison, pipeline.evaluation, known)
     return ReportInputs(
         pipeline=pipeline,
         export=ExportInfo(**{"adapter": "synthea", "synthetic": True, "patients": subjects, **export}),
@@ -224,7 +230,7 @@ def run_results(subjects=350, seed=0, **export):
         absent_codes=["ICD10CM//R99"],
         as_of=NOW,
         horizon=timedelta(days=365),
-        metrics=evaluate(scores, labelled, comparison, pipeline.evaluation, known),
+        metrics={**metrics, "weights": WEIGHTS},
         scores=scores,
         explanations=explained(scores.filter("chosen"), generator),
         subjects=ids,

@@ -10,6 +10,7 @@ import pytest
 from ehr_tl import schema
 from ehr_tl.evaluate import evaluate
 from ehr_tl.report import write_model_card, write_report
+from ehr_tl.report.arms import ARMS
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
@@ -148,6 +149,29 @@ def test_tells_how_like_the_sources_the_hospital_is(results, page, tmp_path):
     assert "19% of what the trees go by" in words and re.search("Ward round LOCAL//17 in the record of 31%", words)
 
 
+def test_every_arm_is_told_in_plain_words_and_few_are_drawn(page, results):
+    words = text_of(page)
+    for name in results.metrics["models"]:
+        assert ARMS[name].heading in words and ARMS[name].kind.format(checkpoint="ehr_tl_base") in words
+    legend = re.search(r'<div class="legend">(.*?)</div>', page)[1]
+    assert re.findall(r"</i>([^<]+)<", legend) == [
+        "Blend",
+        "Network, fine-tuned",
+        "Source trees, recalibrated",
+        "Local LightGBM",
+    ]
+
+
+def test_tells_what_the_score_is_made_of_and_the_sentence(page, results, tmp_path):
+    write_model_card(tmp_path / "MODEL_CARD.md", results)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for text in (text_of(page), card):
+        assert results.metrics["sentence"] in text
+    words = text_of(page)
+    assert re.search("made of .*? Source trees as they are 50% Network, fine-tuned 25% Local LightGBM 12%", words)
+    assert "Source trees as they are 50%, Network, fine-tuned 25%" in card
+
+
 @pytest.mark.parametrize(("sites", "told"), [(7, True), (None, False)])
 def test_says_whether_sites_were_held_out_whole(results, tmp_path, sites, told):
     notes = {"folds": 5} if sites is None else {"folds": 5, "sites": sites}
@@ -156,6 +180,33 @@ def test_says_whether_sites_were_held_out_whole(results, tmp_path, sites, told):
     write_model_card(tmp_path / "MODEL_CARD.md", inputs)
     assert ("The 7 sites were held out whole" in text_of(rendered(tmp_path, inputs))) == told
     assert ("over 7 sites, held out whole" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")) == told
+
+
+def curve(local):
+    """A made-up learning curve of two arms."""
+    size = lambda n, *values: {
+        **{"size": n, "subjects": n, "events": n / 4, "best_local": schema.LIGHTGBM, "chosen": schema.BLEND},
+        "arms": {
+            arm: {"auroc": {"value": value, "lower": value - 0.05, "upper": value + 0.05}}
+            for arm, value in zip((schema.LIGHTGBM, schema.BLEND), values)
+        },
+    }
+    return {
+        **{"synthetic": True, "seeds": [0], "test": {"subjects": 200, "events": 60}, "repeats": 3, "resamples": 100},
+        **{"seconds": 6.0, "shots": False, "sizes": [size(16, 0.6, 0.81), size(64, 0.7, 0.82)]},
+        "outlook": {"local": local, "estimate": {"half_width": None, "tight": 0.05, "more": None}},
+    }
+
+
+def test_shows_the_learning_curve_where_there_is_one(results, page, tmp_path):
+    local = {"arm": schema.LIGHTGBM, "target": 0.82, "cases": 500, "lower": 400, "upper": None, "more": 150}
+    shown = rendered(tmp_path, replace(results, learning_curve=curve(local)))
+    words = text_of(shown)
+    assert shown.count("<svg") == 5 and 'href="#curve"' in shown and 'href="#curve"' not in page
+    assert "About 150 more cases until local LightGBM would do as well as the arm in use (0.820)" in words
+    checker = Checker()
+    checker.feed(shown)
+    assert checker.faults == [] and checker.open == []
 
 
 def test_without_a_checkpoint_nothing_is_said_of_sources(results, tmp_path):
@@ -183,7 +234,7 @@ def test_lightgbm_alone_is_reported(results, tmp_path):
     scores = results.scores.filter(only).with_columns(chosen=pl.lit(True))
     config = replace(results.pipeline, transformer=None)
     people = pl.DataFrame(schema={"subject_id": pl.Int64, "birth": schema.TIME, "sex": pl.String})
-    metrics = evaluate(scores, results.labelled, None, config.evaluation, people)
+    metrics = {**evaluate(scores, results.labelled, None, config.evaluation, people), "weights": {}}
     parts = results.explanations.with_columns(model=pl.lit(schema.LIGHTGBM))
     alone = replace(results, pipeline=config, scores=scores, metrics=metrics, explanations=parts)
     words = text_of(rendered(tmp_path, alone))

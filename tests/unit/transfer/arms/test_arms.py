@@ -1,5 +1,6 @@
 """Which arms a pipeline has."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,12 +22,20 @@ PIPELINE = Pipeline(
 )
 
 
+@pytest.fixture
+def whole_checkpoint(checkpoint, write_checkpoint, tmp_path):
+    """A checkpoint with trees and a network."""
+    folder = write_checkpoint(tmp_path / "whole", {"LAB": None, "RISK": "a risk"})
+    shutil.copytree(checkpoint / "source", folder / "source")
+    return folder
+
+
 def names(pipeline):
     return [each.name for each in arms(pipeline)]
 
 
-def test_the_source_arms_come_with_a_checkpoint_that_has_trees(checkpoint, tmp_path):
-    with_trees = replace(PIPELINE, transformer=TransformerConfig(str(checkpoint), compare_from_scratch=False))
+def test_the_source_arms_come_with_a_checkpoint_that_has_trees(whole_checkpoint):
+    with_trees = replace(PIPELINE, transformer=TransformerConfig(str(whole_checkpoint), compare_from_scratch=False))
     assert names(with_trees)[0] == schema.LIGHTGBM
     assert {schema.SOURCE, schema.ANCHORED} <= set(names(with_trees))
     assert not {schema.SOURCE, schema.ANCHORED} & set(names(PIPELINE))
@@ -34,10 +43,10 @@ def test_the_source_arms_come_with_a_checkpoint_that_has_trees(checkpoint, tmp_p
     assert not {schema.SOURCE, schema.ANCHORED} & set(names(without))
 
 
-def test_only_arms_that_are_named_take_part(checkpoint):
+def test_only_arms_that_are_named_take_part(whole_checkpoint):
     pipeline = replace(
         PIPELINE,
-        transformer=TransformerConfig(str(checkpoint), compare_from_scratch=False),
+        transformer=TransformerConfig(str(whole_checkpoint), compare_from_scratch=False),
         transfer=TransferConfig(arms=(schema.ANCHORED, schema.LIGHTGBM)),
     )
     assert names(pipeline) == [schema.LIGHTGBM, schema.ANCHORED]
@@ -55,3 +64,28 @@ def test_the_question_itself_is_asked_else_what_was_named_else_all():
     assert source_tasks(PIPELINE, ()) == ()
     with pytest.raises(PipelineError, match="'stay'"):
         source_tasks(named, ("death",))
+
+
+def test_arms_on_the_rows_of_sources_come_with_sources_that_can_label_the_question(whole_checkpoint, ward, caplog):
+    hospital = ward("there", seed=3)
+    given = names(replace(PIPELINE, transformer=TransformerConfig(str(whole_checkpoint), compare_from_scratch=False)))
+    order = [schema.LIGHTGBM, schema.LOGISTIC, schema.SOURCE, schema.ANCHORED]
+    assert given[:4] == order
+    pipeline = replace(PIPELINE, transformer=TransformerConfig(str(whole_checkpoint), compare_from_scratch=False))
+    with_rows = [each.name for each in arms(pipeline, [(hospital.events, hospital.rows)])]
+    assert with_rows[:6] == [*order, schema.POOLED, schema.WEIGHTED]
+    windows = {
+        "view": {"start": None, "end": "trigger", "start_inclusive": True, "end_inclusive": True},
+        "after": {
+            "start": "trigger",
+            "end": "start + 30 days",
+            "start_inclusive": False,
+            "end_inclusive": True,
+            "label": "never",
+        },
+    }
+    windows["view"]["index_timestamp"] = "end"
+    task = TaskConfig({"measured": {"code": "LAB"}, "never": {"code": "NEVER"}}, "measured", windows)
+    asked = replace(PIPELINE, task=task, transfer=TransferConfig(sources=(str(hospital.events.folder),)))
+    assert names(asked) == [schema.LIGHTGBM, schema.LOGISTIC]
+    assert "there cannot label the question" in caplog.text

@@ -1,0 +1,133 @@
+"""The results of a study in words and tables, for its page and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ehr_tl.report.arms import ARMS
+from ehr_tl.report.learning_curve import MEASURES, chart, estimate
+from ehr_tl.report.words import count, decimal
+
+#: What is said of differences, by the name that results have for them.
+DIFFERENCES = {
+    "chosen - best local": "blend less best local arm",
+    "chosen - best single": "blend less best single arm",
+    "chosen - the same without networks": "blend less the same without networks",
+    "source - best local": "source trees less best local arm",
+}
+
+#: Width and height of the charts on the page.
+_CHARTS = {"auroc": (940, 470), "brier": (620, 330), "calibration_slope": (620, 330)}
+
+
+def study_content(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template of the page asks for."""
+    return {
+        "results": results,
+        "export": {"synthetic": results["synthetic"], "notice": results["notice"]},
+        "told": told(results),
+        "head": [_head(size) for size in results["sizes"]],
+        "parts": [
+            (measure, *words, chart(results, measure, *_CHARTS[measure]), table(results, measure))
+            for measure, words in MEASURES.items()
+        ],
+        "differences": differences(results),
+        "weights": weights(results),
+        "answers": answers(results),
+    }
+
+
+def table(results: Mapping[str, Any], measure: str) -> list[tuple[str, list[str]]]:
+    """Rows of a table: an arm's name, and its value at each size with the 95% interval."""
+    return [
+        (ARMS[arm].name, [estimate(size["arms"].get(arm, {}).get(measure)) for size in results["sizes"]])
+        for arm in ARMS
+        if any(arm in size["arms"] for size in results["sizes"])
+    ]
+
+
+def differences(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The same of differences of the AUROC; a best arm is named where it stands."""
+    return [
+        (words, [_difference(size["differences"].get(name)) for size in results["sizes"]])
+        for name, words in DIFFERENCES.items()
+        if any(name in size["differences"] for size in results["sizes"])
+    ]
+
+
+def answers(results: Mapping[str, Any]) -> list[str]:
+    """What the curve says to somebody who wonders whether to wait for more cases, in sentences."""
+    outlook = results.get("outlook")
+    if outlook is None:
+        return []
+    said, local, known = [], outlook["local"], outlook["estimate"]
+    if local is not None:
+        said.append(_until_local(local))
+    if known["half_width"] is not None:
+        width = f"The AUROC of the arm in use is known to ± {decimal(known['half_width'], 3)} with all cases"
+        enough = f"± {known['tight']}"
+        more = f"about {count(known['more'])} more cases until {enough}"
+        said.append(f"{width}: {more if known['more'] else 'tight enough (' + enough + ')'}.")
+    return said
+
+
+def _until_local(local: Mapping[str, Any]) -> str:
+    name, target = ARMS[local["arm"]].name, decimal(local["target"], 3)
+    if local["more"] is None:
+        return f"When {name} would reach {target}, the AUROC of the arm in use, is not within what can be told."
+    if local["more"] == 0:
+        return f"{ARMS[local['arm']].heading} does as well as the arm in use with the cases that there are."
+    upper = count(local["upper"]) if local["upper"] is not None else "more than can be told"
+    lower = count(local["lower"]) if local["lower"] is not None else "more than can be told"
+    more = f"About {count(local['more'])} more cases until {name} would do as well as the arm in use ({target})"
+    return f"{more}: it would take {count(local['cases'])} in all (95% interval {lower} to {upper})."
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    head = ["arm", *(_head(size) for size in results["sizes"])]
+    lines = [f"# {results['title']}", "", told(results), ""]
+    for measure, (title, hint) in MEASURES.items():
+        lines += [f"## {title} ({hint})", "", *_rows(head, table(results, measure)), ""]
+    rows = differences(results)
+    lines += ["## Differences of the AUROC, paired", "", *_rows(["difference", *head[1:]], rows), ""]
+    lines += ["## Weights in the blend", "", *_rows(head, weights(results)), ""]
+    return "\n".join(lines)
+
+
+def told(results: Mapping[str, Any]) -> str:
+    """How it was done, in a paragraph."""
+    test = results["test"]
+    synthetic, seeds = "Synthetic data. " if results["synthetic"] else "", len(results["seeds"])
+    return (
+        f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome; "
+        f"{results['repeats']} repeats, {seeds} seed{'s' * (seeds > 1)} of pretraining. Mean over repeats (slope: "
+        f"median) with 95% intervals, {results['resamples']:,} paired resamples of subjects and repeats. "
+        f"Cells: {results['seconds']:,.0f} s. Nothing here says that a model is fit for use on patients."
+    )
+
+
+def _rows(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *([name, *cells] for name, cells in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _head(size: Mapping[str, Any]) -> str:
+    return f"{size['size']} ({size['events']:.0f} of {size['subjects']:.0f})"
+
+
+def weights(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Each learner's mean share of the blend at each size."""
+    names = [arm for arm in ARMS if any(arm in size["weights"] for size in results["sizes"])]
+    return [
+        (
+            ARMS[arm].name,
+            [decimal(size["weights"].get(arm)) if size["weights"] else "\u2013" for size in results["sizes"]],
+        )
+        for arm in names
+    ]
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    return estimate(found) if found is None else f"{estimate(found)}, {ARMS[found['second']].name}"

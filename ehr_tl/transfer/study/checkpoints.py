@@ -1,0 +1,100 @@
+"""What is transferred: a checkpoint for each seed, pretrained on the source alone, and what comes of carrying it on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ehr_tl.files import check_place, remove
+from ehr_tl.models.checkpoint import checkpoint_path, load_own_checkpoint
+from ehr_tl.transfer.pretrain import Prepared, prepare, train, write
+from ehr_tl.transfer.recipe import BASE, load_recipe
+from ehr_tl.transfer.seen import refuse_seen
+from ehr_tl.transfer.study.config import Study
+from ehr_tl.transfer.study.populations import members
+from ehr_tl.transfer.study.setting import Setting
+
+log = logging.getLogger("ehr_tl")
+
+
+def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
+    """The checkpoint of each seed; those that are missing are pretrained now.
+
+    Args:
+        setting: The study.
+        folder: Where pretrained ones lie, `KEY/seed_<n>` each; several studies of one source share them.
+
+    Returns:
+        Seed -> checkpoint folder; None where the study transfers nothing.
+
+    Raises:
+        CheckpointError: A checkpoint has seen somebody of the target.
+    """
+    study, source = setting.study, setting.source
+    if study.checkpoint is not None:
+        found = dict.fromkeys(study.seeds, checkpoint_path(study.checkpoint))
+    elif source is None:
+        return dict.fromkeys(study.seeds)
+    else:
+        places = {seed: folder / key(study) / f"seed_{seed}" for seed in study.seeds}
+        found = _made(places, lambda: prepare([source.events], load_recipe(study.recipe), None, source.outside))
+    for path in set(found.values()):
+        refuse_seen(path, setting.target, setting.subject)
+    return found
+
+
+def continued(setting: Setting, start: dict[int, Path | None], folder: Path) -> dict[int, Path | None]:
+    """Each seed's checkpoint carried on with the target's records, without a label and without the test part.
+
+    Raises:
+        CheckpointError: One has seen somebody of the test part.
+    """
+    study, target = setting.study, setting.target
+    if study.continued is None:
+        return dict.fromkeys(start)
+    everybody, local = target.subjects["subject_id"].to_numpy(), members(study.target, target)
+    unseen = np.union1d(setting.draws.test, np.setdiff1d(everybody, local))
+    found: dict[int, Path | None] = {}
+    for seed, path in start.items():
+        begin = lambda path=path: prepare([target], load_recipe(study.continued), load_own_checkpoint(path), unseen)
+        found |= _made({seed: folder / f"seed_{seed}"}, begin) if path is not None else {seed: None}
+        if path is not None:
+            refuse_seen(found[seed], target, setting.draws.test)
+    return found
+
+
+def key(study: Study) -> str:
+    """The folder of a study's pretrained checkpoints: it tells the source, whom of it, and another recipe.
+
+    Examples:
+        >>> from ehr_tl.transfer.study.config import Population
+        >>> key(Study("a", "A", "demo", Population("here"), Population("there")))
+        'there'
+        >>> unit = Population("there", without=("UNIT//1",))
+        >>> key(Study("a", "A", "demo", Population("here"), unit, recipe="my.yaml"))
+        'there-ef12844a-my'
+    """
+    chosen = {"having": study.source.having, "without": study.source.without}
+    digest = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=4).hexdigest()
+    parts = [study.source.events, digest if any(chosen.values()) else "", Path(study.recipe).stem]
+    return "-".join(part for part in parts if part and part != BASE)
+
+
+def _made(places: dict[int, Path], begin: Callable[[], Prepared]) -> dict[int, Path]:
+    """Trains what is missing; what the seeds have in common is read once, and only where it is needed."""
+    prepared = cache(begin)
+    for seed, place in places.items():
+        if place.is_dir():
+            log.info("%s: taken as it is", place)
+            continue
+        state = place.with_name(place.name + ".state")
+        check_place(state)
+        write(place, prepared(), train(prepared(), seed, state))
+        remove(state)
+    return places

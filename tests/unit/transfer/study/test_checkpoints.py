@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from ehr_tl.config import pipeline_path
+from ehr_tl.errors import CheckpointError, PipelineError
+from ehr_tl.transfer.seen import SEEN, refuse_seen
+from ehr_tl.transfer.study.checkpoints import continued, transferred
+from ehr_tl.transfer.study.config import Population, Study
+from ehr_tl.transfer.study.setting import of_cohort, set_up
+
+RECIPE = {
+    "name": "tiny",
+    "title": "Tiny",
+    "network": {"width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "buckets": 64},
+    "training": {"epochs": 1, "queries": 2, "batch_slots": 256, "lane_slots": 64, "min_subjects": 5},
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """From one unit of a clinic to the other; the question is about the code ILL."""
+    question = yaml.safe_load(pipeline_path("demo").read_text(encoding="utf-8"))
+    window = {"start": "trigger", "end": "start + 30 days", "start_inclusive": False, "end_inclusive": True}
+    question["task"] = {
+        "trigger": "asked",
+        "predicates": {"asked": {"code": "LAB"}, "ill": {"code": "ILL"}},
+        "windows": {"after": {**window, "label": "ill", "index_timestamp": "start"}},
+    }
+    for name, value in (("question", question), ("tiny", RECIPE)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(value))
+    return Study(
+        "units",
+        "Units",
+        str(tmp_path / "question.yaml"),
+        Population("clinic", having=("UNIT//1",)),
+        Population("clinic", without=("UNIT//1",)),
+        recipe=str(tmp_path / "tiny.yaml"),
+        seeds=(0,),
+        cases=(16,),
+        repeats=1,
+    )
+
+
+def test_a_source_is_pretrained_without_anybody_of_the_target(study, clinic, tmp_path):
+    events, _ = clinic()
+    setting = set_up(replace(study, seeds=(0, 1)), {"clinic": events.folder})
+    assert set(setting.subject % 2) == {1} and not np.isin(setting.source.outside % 2, 0).any()
+    assert setting.source.rows["subject_id"].unique().to_numpy().tolist() == list(range(2, 201, 2))
+    made = transferred(setting, tmp_path / "pretrained")
+    for path in made.values():
+        refuse_seen(
+            path, events, setting.target.subjects.filter(pl.col("subject_id") % 2 == 1)["subject_id"].to_numpy()
+        )
+        assert 80 < pl.read_parquet(path / SEEN).height <= 100  # a tenth of the source is set aside
+    weights = {path: (path / "model.safetensors").stat().st_mtime_ns for path in made.values()}
+    again = transferred(setting, tmp_path / "pretrained")
+    assert {path: (path / "model.safetensors").stat().st_mtime_ns for path in again.values()} == weights
+
+    further = continued(replace(setting, study=replace(setting.study, continued=study.recipe)), made, tmp_path / "more")
+    refuse_seen(further[0], events, setting.draws.test)
+    with pytest.raises(CheckpointError, match="pretrained on"):
+        refuse_seen(further[0], events, setting.draws.each[0].subjects)
+
+    # The other way round, the same checkpoint has seen the target.
+    other = replace(study, target=study.source, source=None, checkpoint=str(made[0]))
+    with pytest.raises(CheckpointError, match="was pretrained on"):
+        transferred(set_up(other, {"clinic": events.folder}), tmp_path / "pretrained")
+
+
+def test_nobody_is_on_both_sides(study, clinic):
+    events, _ = clinic()
+    with pytest.raises(PipelineError, match="100 subjects are of the source and of the target"):
+        set_up(replace(study, source=Population("clinic")), {"clinic": events.folder})
+
+
+def test_without_source_and_checkpoint_nothing_is_transferred(study, clinic, tmp_path):
+    events, labelled = clinic()
+    setting = of_cohort(replace(study, source=None), study.question(), events, labelled)
+    assert transferred(setting, tmp_path) == {0: None} == continued(setting, {0: None}, tmp_path)

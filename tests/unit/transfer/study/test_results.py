@@ -1,0 +1,154 @@
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ehr_tl.evaluate.metrics import calibration_slope
+from ehr_tl.report.study import answers, differences, markdown, table
+from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, SOURCE
+from ehr_tl.transfer.study.contest import TABULAR_BLEND
+from ehr_tl.transfer.study.outlook import outlook
+from ehr_tl.transfer.study.results import Measured, sizes_of
+
+RESAMPLES = 300
+ROWS = 400
+
+
+@pytest.fixture
+def truth():
+    random = np.random.default_rng(7)
+    logit = random.normal(-1, 1.2, ROWS)
+    return logit, (random.random(ROWS) < 1 / (1 + np.exp(-logit))).astype(float), np.arange(ROWS) // 2
+
+
+def cell(truth, size, repeat, **noise):
+    random = np.random.default_rng((size, repeat))
+    logits = {arm: truth + random.normal(0, wobble, len(truth)) for arm, wobble in noise.items()}
+    told = {"size": size, "repeat": repeat, "seed": repeat % 2, "subjects": size, "events": size // 4, "seconds": 1.0}
+    return told | {"weights": {LIGHTGBM: 0.25, SOURCE: 0.75}}, pl.DataFrame(logits)
+
+
+@pytest.fixture
+def cells(truth):
+    return [
+        cell(truth[0], size, repeat, **{LIGHTGBM: 40 / size, LOGISTIC: 60 / size, SOURCE: 0.8, POOLED: 1.6, BLEND: 0.7})
+        for size in (64, 16)
+        for repeat in range(3)
+    ]
+
+
+def test_intervals_are_those_of_a_bootstrap_done_by_hand(truth, cells):
+    _, labels, subject = truth
+    small, large = sizes_of(cells, labels, subject, RESAMPLES, 3)
+    assert (small.subjects, large.subjects) == (16, 64)
+    weights, turns = Measured(labels, subject, RESAMPLES, 3).weights, large.turns
+    mine = [logits for told, logits in cells if told["size"] == 64]
+
+    def mean_auroc(arm, resample):
+        drawn = [mine[repeat][arm].to_numpy() for repeat in turns[resample]]
+        return np.mean([roc_auc_score(labels, logit, sample_weight=weights[resample]) for logit in drawn])
+
+    by_hand = [mean_auroc(BLEND, each) - mean_auroc(LIGHTGBM, each) for each in range(40)]
+    draws = large.draws(BLEND, "auroc") - large.draws(LIGHTGBM, "auroc")
+    assert draws[:40] == pytest.approx(by_hand, abs=1e-9)
+    assert (weights[:, 0::2] == weights[:, 1::2]).all()  # a subject's rows come and go together
+    values = [roc_auc_score(labels, logits[BLEND]) for logits in mine]
+    told = large.to_json()
+    assert told["arms"][BLEND]["auroc"]["value"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert told["seeds"][BLEND]["0"] == pytest.approx(np.mean([values[0], values[2]]), abs=1e-6)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert told["differences"]["chosen - best local"]["lower"] == pytest.approx(low, rel=1e-4)
+    assert told["differences"]["chosen - best local"]["upper"] == pytest.approx(high, rel=1e-4)
+
+
+def test_a_slopes_linearised_resamples_are_close_to_those_of_a_regression_in_each(truth):
+    logit, labels, subject = truth
+    measured = Measured(labels, subject, RESAMPLES, 3)
+    value, draws = measured(2 * logit)["calibration_slope"]
+    exact = calibration_slope(labels, 2 * logit, measured.weights)
+    assert value == pytest.approx(float(calibration_slope(labels, 2 * logit, np.ones(ROWS))), abs=1e-6)
+    assert np.corrcoef(draws, exact)[0, 1] > 0.98
+    assert draws.std() == pytest.approx(exact.std(), rel=0.1)
+
+
+def test_best_arms_and_pairs_are_those_of_the_means(truth, cells):
+    small, large = (size.to_json() for size in sizes_of(cells, *truth[1:], RESAMPLES, 3))
+    assert small["best_local"] == LIGHTGBM and small["best_single"] == SOURCE
+    assert large["best_single"] == LIGHTGBM  # 64 cases and less noise than the source's
+    assert "chosen - the same without networks" not in small["differences"]
+    assert small["differences"]["source - best local"]["value"] > 0
+    assert small["weights"] == {LIGHTGBM: 0.25, SOURCE: 0.75} and small["seconds"] == 3.0
+
+
+def test_a_constant_score_has_no_slope_and_the_median_leaves_it_out(truth):
+    logit, labels, subject = truth
+    told = {"size": 16, "seed": 0, "subjects": 16, "events": 4, "seconds": 1.0, "weights": {}}
+    cells = [(told, pl.DataFrame({SOURCE: values})) for values in (logit, np.zeros(ROWS), logit)]
+    [size] = sizes_of(cells, labels, subject, RESAMPLES, 0)
+    assert size.value(SOURCE, "calibration_slope") == pytest.approx(1, abs=0.3)
+    assert size.chosen is None and size.to_json()["differences"] == {}
+    [size] = sizes_of(cells[1:2], labels, subject, RESAMPLES, 0)
+    assert size.to_json()["arms"][SOURCE]["calibration_slope"]["value"] is None
+
+
+@pytest.fixture
+def results(truth, cells):
+    found = sizes_of(cells, *truth[1:], RESAMPLES, 3)
+    told = {"name": "made_up", "title": "Made <up>", "question": "Who?", "outcome": "Ill", "target": "here"}
+    told |= {"source": None, "checkpoint": None, "synthetic": True, "notice": "", "shots": False, "seeds": [0, 1]}
+    told |= {"repeats": 3, "resamples": RESAMPLES, "test": {"subjects": 200, "events": 60}, "seconds": 6.0}
+    return told | {"sizes": [size.to_json() for size in found]}
+
+
+def test_tables_say_what_was_found(results):
+    rows = dict(table(results, "auroc"))
+    small = results["sizes"][0]["arms"][BLEND]["auroc"]
+    assert rows["blend"][0] == f"{small['value']:.3f} ({small['lower']:.3f} to {small['upper']:.3f})"
+    assert TABULAR_BLEND not in rows and list(rows)[-1] == "blend"
+    [local, *_] = differences(results)
+    assert local[0] == "blend less best local arm" and local[1][0].endswith(", local LightGBM")
+    text = markdown(results)
+    assert text.startswith(
+        "# Made <up>\n\nSynthetic data. 200 subjects tested on, 60 of them with the outcome; 3 repeats"
+    )
+    assert "| source trees as they are |" in text and "| arm | 16 (4 of 16) | 64 (16 of 64) |" in text
+
+
+def test_the_page_shows_a_curve_for_each_arm_and_says_that_the_data_are_synthetic(results, tmp_path):
+    from ehr_tl.report.page import write_study
+
+    write_study(tmp_path / "study.html", results)
+    page = (tmp_path / "study.html").read_text()
+    assert page.count("<svg") == 3 and "Synthetic data." in page and "Made &lt;up&gt;" in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
+    for arm in ("local LightGBM", "pooled trees", "blend"):
+        assert page.count(arm) >= 6
+
+
+def test_a_local_curve_that_rises_to_the_target_is_foreseen(truth):
+    sizes = sizes_of(
+        [
+            cell(truth[0], size, repeat, **{LIGHTGBM: 24 / np.sqrt(size), BLEND: 0.5, SOURCE: 1.0})
+            for size in (16, 64, 256)
+            for repeat in range(4)
+        ],
+        *truth[1:],
+        RESAMPLES,
+        0,
+    )
+    found = outlook(sizes, BLEND, 512, 128)
+    assert found["local"]["arm"] == LIGHTGBM and found["local"]["cases"] > 256
+    assert found["local"]["more"] == max(0, found["local"]["cases"] - 512)
+    half = found["estimate"]["half_width"]
+    assert found["estimate"]["more"] == pytest.approx(max(0, 512 * ((half / 0.05) ** 2 - 1)), abs=1)
+    assert all("cases" in said or "tight enough" in said for said in answers({"outlook": found}))
+
+
+def test_what_lies_too_far_is_not_told(truth):
+    flat = [cell(truth[0], size, 0, **{LIGHTGBM: 3.0, BLEND: 0.2, SOURCE: 1.0}) for size in (16, 64, 256)]
+    found = outlook(sizes_of(flat, *truth[1:], RESAMPLES, 0), BLEND, 512, 128)
+    assert found["local"]["more"] is None and "not within what can be told" in answers({"outlook": found})[0]
+    two = outlook(sizes_of(flat[:2], *truth[1:], RESAMPLES, 0), BLEND, 512, 128)
+    assert two["local"]["cases"] is None
+    alone = [cell(truth[0], 16, 0, **{BLEND: 1.0, SOURCE: 1.0})]
+    assert outlook(sizes_of(alone, *truth[1:], RESAMPLES, 0), BLEND, 512, 128)["local"] is None
