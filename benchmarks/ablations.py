@@ -31,7 +31,7 @@ import numpy as np
 
 from ehr_tl.events import Events
 from ehr_tl.files import write_json
-from ehr_tl.models.finetune import Reading
+from ehr_tl.models.risk_network import Reading
 from ehr_tl.tokens.batches import Batch
 from ehr_tl.tokens.records import HOUR, Records
 from ehr_tl.tokens.vocabulary import QUANTILES, Encoding, Vocabulary

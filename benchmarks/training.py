@@ -32,8 +32,8 @@ from ehr_tl import schema
 from ehr_tl.events import Events
 from ehr_tl.files import write_json
 from ehr_tl.models import training
-from ehr_tl.models.finetune import Reading
 from ehr_tl.models.network import EhrConfig, EhrModel
+from ehr_tl.models.risk_network import Reading
 from ehr_tl.tokens.batches import Batch, padded
 from ehr_tl.tokens.records import FAMILIES, HOUR, Records
 from ehr_tl.tokens.vocabulary import Vocabulary

@@ -10,9 +10,9 @@ import torch
 
 from ehr_tl.config import TransformerConfig
 from ehr_tl.models.checkpoint import round_to_half
-from ehr_tl.models.finetune import RiskNetwork, set_aside, train_network
 from ehr_tl.models.low_rank import Cases, tune
 from ehr_tl.models.probe import Head, by_subject, log_loss, simplest
+from ehr_tl.models.risk_network import RiskNetwork, set_aside, train_network
 from ehr_tl.models.trunk import Rows, Trunk
 
 #: Positive subjects, and negative ones, from which on all layers are tuned.

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl.events import Events
-from ehr_tl.models.finetune import Reading
+from ehr_tl.models.risk_network import Reading
 from ehr_tl.progress import track
 from ehr_tl.tokens.batches import by_length
 from ehr_tl.tokens.records import read_records

@@ -24,8 +24,8 @@ from ehr_tl.tokens.sequences import Sequence, Sequences
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ehr_tl.models.finetune import Reading
     from ehr_tl.models.network import EhrModel
+    from ehr_tl.models.risk_network import Reading
 
 _SLOTS = 16384  # slots of one pass
 _SHARED = 2  # times as many permutations where models share a network: their errors do not average out between them

@@ -1,4 +1,4 @@
-"""The transformer as a learner: sequences in, fitted networks and Shapley values out."""
+"""A transformer of local cases alone: sequences in, networks trained from scratch and Shapley values out."""
 
 from __future__ import annotations
 
@@ -18,32 +18,26 @@ from ehr_tl.tokens.sequences import Sequences, build_sequences
 
 
 class TransformerLearner:
-    """A transformer over time slots (`models.base.Learner`).
+    """A transformer over time slots that begins with random weights (`models.base.Learner`).
 
     Args:
-        config: The checkpoint it starts from and how it is adapted.
-        from_scratch: Start from random weights; the learner then serves comparison alone.
+        config: How it is trained. Where a checkpoint is named, the network is the same as the checkpoint's but for its
+            weights, and serves comparison alone.
     """
 
     as_is = False
 
-    def __init__(self, config: TransformerConfig, from_scratch: bool = False):
+    def __init__(self, config: TransformerConfig):
         self.config = config
-        self.comparison = from_scratch
-        self.name = f"{schema.TRANSFORMER}_from_scratch" if from_scratch else schema.TRANSFORMER
+        self.comparison = config.checkpoint is not None
+        self.name = f"{schema.TRANSFORMER}_from_scratch" if self.comparison else schema.TRANSFORMER
 
     @cached_property
-    def _checkpoint(self):
-        from ehr_tl.models.checkpoint import load_checkpoint
-
-        return load_checkpoint(self.config.checkpoint) if self.config.checkpoint is not None else None
-
-    @property
     def _architecture(self):
-        """The network's: the checkpoint's, also for the one that is trained from scratch beside it."""
+        from ehr_tl.models.checkpoint import load_own_checkpoint
         from ehr_tl.models.network import EhrConfig
 
-        return self._checkpoint.model.config if self._checkpoint is not None else EhrConfig()
+        return load_own_checkpoint(self.config.checkpoint).model.config if self.comparison else EhrConfig()
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Sequences:
         """Encodes `rows` (`schema.ROWS`) as sequences of slots; nothing after a row's prediction time is in its view.
@@ -55,16 +49,15 @@ class TransformerLearner:
         return build_sequences(read_records(events, rows, slot_hours), rows, self.config.max_slots)
 
     def fit(self, inputs: Sequences, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path):
-        """Fine-tunes on the rows `train`; see `models.base.Learner.fit`."""
-        from ehr_tl.models.finetune import finetune
+        """Trains on the rows `train`; see `models.base.Learner.fit`."""
+        from ehr_tl.models.risk_network import train_from_scratch
 
-        checkpoint, architecture = None if self.comparison else self._checkpoint, self._architecture.untrained()
-        label, index = np.asarray(labels), np.asarray(train)
-        return finetune(checkpoint, architecture, inputs, label, index, self.config, seed, state)
+        architecture, label, index = self._architecture.untrained(), np.asarray(labels), np.asarray(train)
+        return train_from_scratch(architecture, inputs, label, index, self.config, seed, state)
 
     def load(self, folder: Path):
         """Opens a saved fit."""
-        from ehr_tl.models.finetune import TransformerModel
+        from ehr_tl.models.risk_network import TransformerModel
 
         return TransformerModel.load(folder)
 

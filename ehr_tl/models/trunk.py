@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import rotate_half
 
 from ehr_tl.models.checkpoint import VOCABULARY, load_model, round_to_half, save_model
-from ehr_tl.models.finetune import Reading
 from ehr_tl.models.network import EhrConfig, EhrModel
+from ehr_tl.models.risk_network import Reading
 from ehr_tl.tokens.batches import Batch, by_length, padded, ranges
 from ehr_tl.tokens.sequences import Sequences
 from ehr_tl.tokens.vocabulary import Vocabulary

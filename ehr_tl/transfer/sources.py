@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.models.finetune import Reading
+from ehr_tl.models.risk_network import Reading
 from ehr_tl.tokens.batches import MULTIPLE, packed, padded
 from ehr_tl.tokens.sequences import Sequence, build_sequences
 from ehr_tl.tokens.vocabulary import Encoding

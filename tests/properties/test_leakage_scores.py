@@ -17,8 +17,8 @@ from ehr_tl.explain import assemble
 from ehr_tl.files import write_json
 from ehr_tl.models.crossfit import fit_crossfit
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
-from ehr_tl.models.transformer import TransformerLearner
 from ehr_tl.tokens.batches import collate
+from ehr_tl.transfer.arms.network import network_arms
 
 NOW = datetime(2024, 1, 1)
 SUBJECTS = range(1, 31)
@@ -87,7 +87,7 @@ def asked(split: str, times: list[datetime]) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leakage")
-    learners = [GradientBoostingLearner(CONFIG.lightgbm), TransformerLearner(CONFIG.transformer)]
+    learners = [GradientBoostingLearner(CONFIG.lightgbm), *network_arms(CONFIG)]
     rows = asked(schema.HELD_OUT, [NOW - timedelta(days=400), NOW - timedelta(days=100)])
     return fit_crossfit(learners, write(folder / "events", past()), rows, CONFIG, folder / "models")
 
@@ -97,10 +97,11 @@ def told(fitted, events: Events) -> tuple:
     rows = asked(schema.CURRENT_SPLIT, [NOW])
     scores = fitted.score(events, rows)
     explanations = assemble(fitted.attributions(events, rows), events, rows)
-    model = next(iter(fitted._fitted[schema.TRANSFORMER].values()))
-    inputs = fitted.learners[schema.TRANSFORMER].prepare(events, rows)
-    batch = collate(inputs, [[each] for each in inputs.group(np.arange(len(inputs)))], model.read(inputs).encoding)
-    names = np.array(inputs.records.codes)[batch.code].tolist()
+    model = next(iter(fitted._fitted[schema.FINETUNED].values()))
+    inputs = fitted.learners[schema.FINETUNED].prepare(events, rows)
+    sequences, encoding = inputs.sequences, inputs.read(model.trunk).encoding
+    batch = collate(sequences, [[each] for each in sequences.group(np.arange(len(rows)))], encoding)
+    names = np.array(sequences.records.codes)[batch.code].tolist()
     return scores, explanations, (names, batch.bin.tolist(), batch.fraction.tolist(), batch.place.tolist())
 
 

@@ -52,7 +52,7 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
     found += _pooled(pipeline, _labelled(pipeline) if sources is None else sources, trees, build)
     if pipeline.transformer is not None:
         found += network_arms(pipeline)
-        found += _networks(pipeline.transformer)
+        found += _from_scratch(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
 
 
@@ -99,13 +99,11 @@ def _labelled(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
     return found
 
 
-def _networks(config: TransformerConfig) -> list[Learner]:
+def _from_scratch(config: TransformerConfig) -> list[Learner]:
+    """A network of local cases alone; beside a checkpoint it serves comparison, where that is asked for."""
     from ehr_tl.models.transformer import TransformerLearner
 
-    found: list[Learner] = [TransformerLearner(config)]
-    if config.compare_from_scratch and config.checkpoint is not None:
-        found.append(TransformerLearner(config, from_scratch=True))
-    return found
+    return [TransformerLearner(config)] if config.checkpoint is None or config.compare_from_scratch else []
 
 
 def _asked_for(found: Sequence[Learner], names: Sequence[str]) -> list[Learner]:

@@ -76,7 +76,7 @@ def test_time_as_gaps_is_told_by_events(ablations, prepared):
 
 def prepared_batch(prepared, drawn):
     """The same rows as they are read without gaps."""
-    from ehr_tl.models.finetune import Reading
+    from ehr_tl.models.risk_network import Reading
 
     plain = Reading(drawn.reading.asked, prepared.sources[0].encoding)
     return plain.batch([[sequence] for sequence in drawn.every()[:4]])

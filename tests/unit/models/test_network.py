@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ehr_tl import schema
-from ehr_tl.models.finetune import Reading, RiskNetwork
 from ehr_tl.models.network import CodeBook, EhrConfig, EhrModel, extended
+from ehr_tl.models.risk_network import Reading, RiskNetwork
 from ehr_tl.tokens.records import read_records
 from ehr_tl.tokens.sequences import build_sequences
 from ehr_tl.tokens.vocabulary import Vocabulary

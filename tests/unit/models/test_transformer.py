@@ -23,7 +23,7 @@ SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
     """Networks from scratch are small here."""
-    usual = TransformerLearner._architecture.fget
+    usual = TransformerLearner._architecture.func
     small = property(lambda self: EhrConfig(**SIZES) if self.config.checkpoint is None else usual(self))
     monkeypatch.setattr(TransformerLearner, "_architecture", small)
 
@@ -42,7 +42,7 @@ def ask(events, years=range(2020, 2026), until=60):
 
 def fit(events, folder, seed=0, config=CONFIG):
     rows = ask(events)
-    learner = TransformerLearner(config, from_scratch=True)
+    learner = TransformerLearner(config)
     inputs = learner.prepare(events, rows)
     train = np.flatnonzero(rows["subject_id"].to_numpy() <= 40)
     model = learner.fit(inputs, rows["boolean_value"].to_numpy().astype(float), train, seed=seed, state=folder)
@@ -51,7 +51,7 @@ def fit(events, folder, seed=0, config=CONFIG):
 
 def test_slots_are_as_wide_as_the_adapter_of_the_events_says_unless_the_configuration_does(events):
     def width(**config):
-        learner = TransformerLearner(replace(CONFIG, **config), from_scratch=True)
+        learner = TransformerLearner(replace(CONFIG, **config))
         return learner.prepare(type(events)(events.folder), ask(events)).records.slot_hours
 
     assert width() == 24
@@ -84,12 +84,9 @@ def test_what_is_trained_from_scratch_beside_a_checkpoint_is_the_same_network(ev
 
 
 def test_two_positive_subjects_are_enough_to_fit(events, tmp_path):
-    """One decides when to stop, one is learned from; no inner fold of the probe may be left without either."""
-    vocabulary = Vocabulary([], [schema.AGE], {}, {}, {}, 64)
-    sizes = {**SIZES, "hidden_size": 16, "buckets": 64}
-    save_checkpoint(tmp_path / "checkpoint", EhrModel(EhrConfig(**sizes).fitted(vocabulary)), vocabulary, "# A card\n")
+    """One decides when to stop, one is learned from."""
     rows = ask(events)
-    learner = TransformerLearner(replace(CONFIG, epochs=1, checkpoint=str(tmp_path / "checkpoint")))
+    learner = TransformerLearner(replace(CONFIG, epochs=1))
     inputs = learner.prepare(events, rows)
     for seed in range(5):
         positive = np.random.default_rng(seed).choice(40, 2, replace=False) + 1
@@ -143,7 +140,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(events, tmp_path, mo
 
 def test_labels_outside_training_are_not_looked_at(events, tmp_path):
     rows = ask(events)
-    learner = TransformerLearner(CONFIG, from_scratch=True)
+    learner = TransformerLearner(CONFIG)
     inputs = learner.prepare(events, rows)
     labels = rows["boolean_value"].to_numpy().astype(float)
     train = np.flatnonzero(rows["subject_id"].to_numpy() <= 40)

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from ehr_tl import schema
 from ehr_tl.config import TransformerConfig
+from ehr_tl.models import all_layers, low_rank, training
 from ehr_tl.models import trunk as trunk_module
 from ehr_tl.models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
@@ -188,3 +190,130 @@ def test_without_heads_the_probe_is_a_regression_on_the_vectors(events, checkpoi
     inputs, model = fit(own, events, tmp_path)
     assert np.isfinite(model.logit(inputs, np.arange(len(inputs)))).all()
     assert replace(own.config, tasks=("death",)) != own.config
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taught(checkpoint, hospital, tmp_path):
+    """Cases whose labels a network with another last layer gave, or the network's own probe."""
+
+    def make(strength):
+        own = pretrained(checkpoint())
+        events = hospital(300, seed=3, folder=tmp_path / "larger")
+        rows = pl.DataFrame(
+            [(s, datetime(2025, 1, 1), False, "held_out") for s in range(1, 301)], schema=schema.ROWS, orient="row"
+        )
+        inputs = own.prepare(events, rows)
+        top = deepcopy(own.trunk.top)
+        generator = torch.Generator().manual_seed(1)
+        for matrix in low_rank._matrices(top):
+            into = matrix.weight.shape[1]
+            matrix.weight += strength * torch.randn(matrix.weight.shape, generator=generator) / into**0.5
+        logit = own.head(top.vectors(inputs.below(own.trunk, np.arange(300))))
+        rng = np.random.default_rng(0)
+        label = (3 * (logit - np.median(logit)) / logit.std() + rng.logistic(size=300) > 0).astype(float)
+        return own, inputs, label, rows
+
+    return make
+
+
+def test_a_last_layer_that_reads_otherwise_is_found(taught, tmp_path):
+    from sklearn.metrics import roc_auc_score
+
+    own, inputs, label, _ = taught(1.0)
+    learner = FinetunedLearner(own)
+    train, test = np.arange(200), np.arange(200, 300)
+    tuned = learner.fit(inputs, label, train, seed=0, state=tmp_path)
+    probe = ProbeLearner(own).fit(inputs, label, train, seed=0, state=tmp_path)
+    assert tuned.trunk.root == own.trunk.root and tuned.trunk.digest != own.trunk.digest
+    gain = roc_auc_score(label[test], tuned.logit(inputs, test)) - roc_auc_score(label[test], probe.logit(inputs, test))
+    assert gain > 0.01
+
+
+def test_where_the_probe_is_right_it_stays(taught, tmp_path):
+    own, inputs, label, _ = taught(0.0)
+    model = FinetunedLearner(own).fit(inputs, label, np.arange(200), seed=0, state=tmp_path)
+    assert model.trunk is own.trunk
+
+
+def test_with_few_positive_subjects_it_is_the_probe(taught, tmp_path):
+    own, inputs, label, _ = taught(1.0)
+    positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+    for cases in ((9, 120), (120, 9)):
+        train = np.sort(np.concatenate([positive[: cases[0]], negative[: cases[1]]]))
+        tuned, probe, head = (
+            learner(own).fit(inputs, label, train, seed=0, state=tmp_path).logit(inputs, np.arange(300))
+            for learner in (FinetunedLearner, ProbeLearner, SourceHeadLearner)
+        )
+        assert np.array_equal(tuned, probe)
+        assert np.array_equal(np.argsort(tuned), np.argsort(head))
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Tunes whether or not it helps, and all layers where `MANY` is so low."""
+
+    def set_up(many):
+        monkeypatch.setattr(low_rank, "_epochs", lambda *arguments: 2)
+        monkeypatch.setattr(all_layers, "simplest", lambda loss: 1)
+        monkeypatch.setattr(all_layers, "MANY", many)
+
+    return set_up
+
+
+@pytest.mark.parametrize("many", [10, 1000])
+def test_a_tuned_network_is_whole(events, checkpoint, always, tmp_path, many):
+    """Saved, opened, read by all slots as by query slots, explained; with the last layer tuned, or all."""
+    always(many)
+    own = FinetunedLearner(pretrained(checkpoint(), epochs=2, max_slots=256))
+    inputs, model = fit(own, events, tmp_path / "state")
+    assert (model.trunk.root == own.pretrained.trunk.root) == (many == 1000)
+    (tmp_path / "model").mkdir()
+    model.save(tmp_path / "model")
+    loaded, index = own.load(tmp_path / "model"), np.arange(len(inputs))
+    assert np.array_equal(loaded.logit(inputs, index), model.logit(inputs, index))
+    reading = inputs.read(model.trunk)
+    batch = reading.batch([[each] for each in inputs.sequences.group(index)])
+    whole = np.empty((len(index), 32))
+    with torch.no_grad():
+        whole[batch.rows] = model.trunk.body(batch, reading.book).numpy()
+    assert np.allclose(whole, inputs.vectors(model.trunk, index), atol=1e-4)
+    _, other = fit(own, events, tmp_path / "other", seed=1)
+    for each, found in zip((model, other), own.explain([model, other], inputs, index[:20])):
+        assert np.abs(found.logit() - each.logit(inputs, index[:20])).max() < 1e-4
+
+
+@pytest.mark.parametrize("many", [10, 1000])
+def test_tuning_looks_at_no_held_out_label_and_the_seed_fixes_it(events, checkpoint, always, tmp_path, many):
+    always(many)
+    rows, own = ask(events), FinetunedLearner(pretrained(checkpoint(), epochs=2))
+    inputs, train = own.prepare(events, rows), train_rows(rows)
+    hidden = np.full(len(rows), np.nan)
+    hidden[train] = labels(rows)[train]
+    said = [
+        own.fit(inputs, label, train, seed=seed, state=tmp_path / f"{i}").logit(inputs, np.arange(len(rows)))
+        for i, (label, seed) in enumerate([(labels(rows), 0), (hidden, 0), (hidden, 1)])
+    ]
+    assert np.array_equal(said[0], said[1]) and not np.array_equal(said[1], said[2])
+
+
+def test_tuning_that_was_stopped_goes_on_to_the_same_model(events, checkpoint, always, tmp_path, monkeypatch):
+    always(10)
+    own = FinetunedLearner(pretrained(checkpoint(), epochs=2))
+    inputs, whole = fit(own, events, tmp_path / "whole")
+    saved, count = training.save_state, []
+
+    def stop(*arguments):
+        saved(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(own, events, tmp_path / "stopped")
+    monkeypatch.setattr(training, "save_state", lambda *arguments: (saved(*arguments), count.append(1)))
+    _, resumed = fit(own, events, tmp_path / "stopped")
+    assert len(count) == 1
+    index = np.arange(len(inputs))
+    assert np.array_equal(resumed.logit(inputs, index), whole.logit(inputs, index))

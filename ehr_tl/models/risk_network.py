@@ -1,8 +1,6 @@
-"""Adapting a pretrained network to one outcome, or training the same network from scratch.
+"""A network with one linear head for one outcome, and how it is trained.
 
-First a linear probe is fitted on what the pretrained network sees of each row, then all weights are tuned from there
-(Kumar et al., 2022, "Fine-tuning can distort pretrained features", ICLR). What is kept is the epoch, the probe
-included, that does best on training subjects that were set aside.
+What is kept is the epoch, the beginning included, that does best on training subjects that were set aside.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ from torch.nn import functional as F
 from ehr_tl.config import TransformerConfig
 from ehr_tl.files import whole
 from ehr_tl.models import training
-from ehr_tl.models.checkpoint import VOCABULARY, Checkpoint, load_model, round_to_half, save_model
+from ehr_tl.models.checkpoint import VOCABULARY, load_model, round_to_half, save_model
 from ehr_tl.models.folds import subject_folds
-from ehr_tl.models.network import CodeBook, EhrConfig, EhrModel, extended
+from ehr_tl.models.network import CodeBook, EhrConfig, EhrModel
 from ehr_tl.schema import AGE
 from ehr_tl.tokens.batches import Batch, by_length, collate
 from ehr_tl.tokens.sequences import Sequence, Sequences
@@ -34,8 +32,7 @@ log = logging.getLogger("ehr_tl")
 MIN_SUBJECTS = 5  # who must have a code for it to be learned by itself
 _SLOTS = 8192  # padded slots of one pass without gradients
 _DECAY = 0.05
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the probe
-_PARTS = 5  # of the training subjects; one decides when to stop, and all in turn which penalty is best
+_PARTS = 5  # of the training subjects; one decides when to stop
 _HEAD = "head.safetensors"
 
 
@@ -125,8 +122,7 @@ class TransformerModel:
         return cls(network, Vocabulary.load(folder / VOCABULARY), salience)
 
 
-def finetune(
-    checkpoint: Checkpoint | None,
+def train_from_scratch(
     architecture: EhrConfig,
     inputs: Sequences,
     labels: np.ndarray,
@@ -135,11 +131,10 @@ def finetune(
     seed: int,
     state: Path,
 ) -> TransformerModel:
-    """Fits a transformer on the rows `train`; goes on where an interrupted fit left its state in `state`.
+    """Fits a network that begins with random weights; goes on where an interrupted fit left its state in `state`.
 
     Args:
-        checkpoint: Where to start; None: from scratch.
-        architecture: Of the network that starts from scratch.
+        architecture: Of the network.
         inputs: The rows.
         labels: 0 or 1 per row of `inputs`; only those at `train` are looked at.
         train: Positions of the training rows.
@@ -147,18 +142,14 @@ def finetune(
         seed: Fixes weights, order and dropout.
         state: A folder.
     """
-    before = checkpoint.vocabulary if checkpoint else Vocabulary([], [AGE], {}, {}, {}, architecture.buckets)
-    vocabulary = before.extend([inputs.records], [inputs.subject[train]], MIN_SUBJECTS)
+    nothing = Vocabulary([], [AGE], {}, {}, {}, architecture.buckets)
+    vocabulary = nothing.extend([inputs.records], [inputs.subject[train]], MIN_SUBJECTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.hash_seed(seed))
-        start = checkpoint.model if checkpoint else EhrModel(architecture.fitted(vocabulary))
-        network = RiskNetwork(extended(start, vocabulary))
+        network = RiskNetwork(EhrModel(architecture.fitted(vocabulary)))
     reading = Reading(inputs, vocabulary.encode(inputs.records))
     fitting, aside = set_aside(inputs.subject, labels, train, seed)
-    if checkpoint:
-        _probe(network, reading, labels, fitting, seed)
-    else:
-        _start_at_prevalence(network, labels[fitting])
+    _start_at_prevalence(network, labels[fitting])
     train_network(network, reading, labels, fitting, aside, config, seed, state)
     round_to_half(network.body)
     network.eval()
@@ -191,36 +182,6 @@ def _start_at_prevalence(network: RiskNetwork, labels: np.ndarray) -> None:
     """Sets the head to say of everybody what is so on average."""
     network.head.weight.zero_()
     network.head.bias.fill_(float(np.log((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5))))
-
-
-@torch.no_grad()
-def _probe(network: RiskNetwork, reading: Reading, labels: np.ndarray, train: np.ndarray, seed: int) -> None:
-    """Sets the head to a logistic regression on the network's vectors of the rows `train`.
-
-    Its penalty is chosen by cross-validation over their subjects; the strongest where these are too few.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    hidden = np.empty((len(reading.asked), network.body.config.hidden_size))
-    for lanes in by_length(reading.asked.group(train), _SLOTS):
-        batch = reading.batch(lanes)
-        hidden[batch.rows] = network.body.eval()(batch, reading.book).numpy()
-    vectors, target = hidden[train], labels[train]
-    mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
-    vectors = (vectors - mean) / spread
-    loss = dict.fromkeys(_PENALTIES, 0.0)
-    parts = subject_folds(reading.asked.subject[train], target, _PARTS, seed)
-    for part in (parts == number for number in range(_PARTS)):
-        if not part.any() or len(np.unique(target[~part])) < 2:
-            continue
-        for penalty in _PENALTIES:
-            fitted = LogisticRegression(C=penalty, max_iter=200).fit(vectors[~part], target[~part])
-            logits = fitted.decision_function(vectors[part])
-            loss[penalty] += np.sum(np.logaddexp(0, logits) - target[part] * logits)
-    fitted = LogisticRegression(C=min(loss, key=loss.__getitem__), max_iter=200).fit(vectors, target)
-    weight = fitted.coef_[0] / spread
-    network.head.weight.copy_(torch.from_numpy(weight).unsqueeze(0))
-    network.head.bias.fill_(float(fitted.intercept_[0] - weight @ mean))
 
 
 def train_network(
@@ -260,7 +221,7 @@ def train_network(
             best.load_state_dict(network.state_dict())
             notes.update(best_loss=loss, best_epoch=notes["epoch"])
         training.save_state(state, modules, optimiser, notes, settings)
-    log.debug("fine-tuning: best epoch %d of %d", notes["best_epoch"], notes["epoch"])
+    log.debug("training: best epoch %d of %d", notes["best_epoch"], notes["epoch"])
     network.load_state_dict(best.state_dict())
 
 
