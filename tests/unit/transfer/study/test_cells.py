@@ -45,7 +45,7 @@ def test_a_cell_holds_every_arms_logits_of_the_test_rows_and_is_not_made_again(b
 def test_a_study_that_was_killed_between_cells_goes_on_and_ends_alike(both, monkeypatch):
     setting, cells = both
     run_cells(setting, cells, 1)
-    whole = [(told | {"seconds": 0}, logits) for told, logits in read_cells(setting, cells)]
+    whole = [(told | {"seconds": 0, "fitting": {}}, logits) for told, logits in read_cells(setting, cells)]
     for path in cells[0].folder.iterdir():
         path.unlink()
     write, written = module.write_json, []
@@ -61,7 +61,7 @@ def test_a_study_that_was_killed_between_cells_goes_on_and_ends_alike(both, monk
         run_cells(setting, cells, 1)
     monkeypatch.setattr(module, "write_json", write)
     assert run_cells(setting, cells, 1) == 4
-    again = [(told | {"seconds": 0}, logits) for told, logits in read_cells(setting, cells)]
+    again = [(told | {"seconds": 0, "fitting": {}}, logits) for told, logits in read_cells(setting, cells)]
     assert all(a == b and x.equals(y) for (a, x), (b, y) in zip(whole, again))
 
 
