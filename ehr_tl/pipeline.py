@@ -327,13 +327,16 @@ def _check(pipeline: Pipeline, adapter: str, concept_maps: list[str]) -> None:
     """Finds mistakes in what a run is made of before the export is read, which may take long.
 
     Raises:
-        EhrTlError: The task, the adapter, a map or the checkpoint is wrong.
+        EhrTlError: The task, the adapter, a map, a source hospital's events or the checkpoint is wrong.
     """
     from ehr_tl.cohort.task import compile_task
     from ehr_tl.convert import load_adapter
+    from ehr_tl.events import Events
 
     load_adapter(adapter, concept_maps)
     compile_task(pipeline.task)
+    for source in pipeline.transfer.sources:
+        Events(source)
     if pipeline.transformer is not None and pipeline.transformer.checkpoint is not None:
         from ehr_tl.models.checkpoint import check_checkpoint
         from ehr_tl.transfer.seen import check_seen

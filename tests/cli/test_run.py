@@ -222,6 +222,17 @@ def test_report_and_card_speak_of_this_run_and_need_nothing_else(case) -> None:
     assert "Stroke" in (case.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+def test_a_run_ends_in_the_sentence_that_report_and_metrics_have(case) -> None:
+    metrics = json.loads((case.folder / "metrics.json").read_text())
+    held_out, best = metrics["held_out"], metrics["models"][metrics["chosen"]]["auroc"]
+    told = f"With your {held_out['subjects']} cases ({held_out['subjects_with_outcome']} with the outcome): "
+    assert metrics["sentence"].startswith(told) and f"{best['value']:.2f}" in metrics["sentence"]
+    assert metrics["sentence"] in case.result.out.splitlines()
+    assert metrics["sentence"] in (case.folder / "report.html").read_text(encoding="utf-8")
+    assert math.isclose(sum(metrics["weights"].values()), 1, abs_tol=1e-9)
+    assert metrics["weights"].keys() | {metrics["chosen"]} == metrics["models"].keys()
+
+
 def test_manifest_says_what_each_stage_read_made_and_cost(case) -> None:
     manifest = json.loads((case.folder / "manifest.json").read_text())
     assert list(manifest["stages"]) == list(STAGES)
@@ -264,6 +275,31 @@ def test_another_title_reruns_the_report_alone(copied, clinic, ehr_tl) -> None:
     again = ehr_tl("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
     assert ran(again.err) == {name: name == "report" for name in STAGES}
     assert "Strokes foreseen" in (copied.folder / "report.html").read_text()
+
+
+def test_other_arms_train_anew(copied, clinic, ehr_tl) -> None:
+    clinic.write_pipeline(copied.pipeline, transfer={"arms": ["local_logistic"]})
+    again = ehr_tl("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
+    assert ran(again.err) == {name: name not in ("convert", "cohort") for name in STAGES}
+    assert pl.read_parquet(copied.folder / "scores.parquet")["model"].unique().to_list() == ["local_logistic"]
+    assert "with the outcome): local logistic regression 0." in again.out
+
+
+def test_what_cannot_be_transferred_is_named(copied, clinic, ehr_tl) -> None:
+    arguments = ("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
+    clinic.write_pipeline(copied.pipeline, transfer={"arms": ["source"]})
+    said = ehr_tl(*arguments)
+    assert said.code == 2 and "transfer.arms names 'source'" in said.err
+    clinic.write_pipeline(copied.pipeline, transfer={"sources": ["elsewhere"]})
+    said = ehr_tl(*arguments)
+    assert said.code == 2 and "elsewhere is not a finished events folder" in said.err and ran(said.err) == {}
+
+
+def test_too_few_sites_to_hold_out_are_named(copied, clinic, ehr_tl) -> None:
+    settings = {**clinic.PIPELINE["evaluation"], "sites": "VISIT_START//"}
+    clinic.write_pipeline(copied.pipeline, evaluation=settings)
+    said = ehr_tl("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
+    assert said.code == 2 and "from 1 site, too few for 3 folds" in said.err
 
 
 def test_what_was_made_of_another_cohort_is_gone_even_if_the_new_one_fails(copied, clinic, ehr_tl) -> None:

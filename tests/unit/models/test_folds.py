@@ -67,7 +67,7 @@ def test_too_few_sites_are_named():
 
 def test_sites_that_leave_a_fit_without_positives_are_named():
     rows, homes = table({"a": (10, 10), "b": (10, 10), "c": (0, 10), "d": (1, 10), "e": (0, 10)})
-    with pytest.raises(CohortError, match="Without two of 5 folds of whole sites only 1 subjects"):
+    with pytest.raises(CohortError, match="Without two of 5 folds of whole sites only 1 subject with"):
         Labelled.of(rows, EvaluationConfig(folds=5), homes)
 
 
