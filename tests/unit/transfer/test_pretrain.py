@@ -16,15 +16,17 @@ import torch
 
 from ehr_tl import schema
 from ehr_tl.cli import pretrain as cli
+from ehr_tl.config import Pipeline, TaskConfig, TransformerConfig
 from ehr_tl.errors import EhrTlError, PipelineError, RunError
 from ehr_tl.events import Events
 from ehr_tl.files import locked
 from ehr_tl.models import training
-from ehr_tl.models.checkpoint import load_checkpoint
+from ehr_tl.models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_tl.models.network import EhrConfig, EhrModel
 from ehr_tl.tokens.batches import collate
 from ehr_tl.tokens.sequences import build_sequences
 from ehr_tl.tokens.vocabulary import Vocabulary
+from ehr_tl.transfer.arms.network import network_arms
 from ehr_tl.transfer.foresight import Foresight, read_hospital
 from ehr_tl.transfer.held_out import TEST, TRAIN, VALIDATION, parts
 from ehr_tl.transfer.loop import exercise
@@ -326,6 +328,12 @@ def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, t
     found = train(prepare([hospital(30, 2, tmp_path / "ours")], asking, start), 0, tmp_path / "state")
     assert found.model.config.tasks == ["decline"]
     assert torch.equal(found.model.tasks.weight, start.model.tasks.weight.half().float())
+    save_checkpoint(tmp_path / "continued", found.model, found.vocabulary, found.card)
+    config = TransformerConfig(checkpoint=str(tmp_path / "continued"))
+    learners = network_arms(Pipeline("decline", "T", "?", "o", TaskConfig({}, "x", {}), transformer=config))
+    assert [each.name for each in learners] == [schema.SOURCE_HEAD, schema.PROBE, schema.FINETUNED]
+    expected = found.model.tasks.weight[0].double().detach().numpy()
+    assert np.array_equal(learners[0].pretrained.head.weight, expected)
 
 
 def test_what_is_wrong_with_folders_is_told_before_the_work(hospital, tmp_path):
