@@ -66,12 +66,14 @@ class Learner(Protocol):
         config: A dataclass of plain values; fits are repeated when it changes.
         comparison: The learner is evaluated beside the others and takes no part in the scores.
         as_is: Its scores were learned at the sources alone: `fit` looks at no label, and they stand as they are.
+        share: Where they do: its weight in the blend before any case was looked at, relative to that of others.
     """
 
     name: str
     config: Any
     comparison: bool
     as_is: bool
+    share: float
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Any:
         """Encodes `rows` (`schema.ROWS`): nothing after a row's prediction time, nothing fitted on labels."""

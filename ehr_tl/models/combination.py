@@ -83,15 +83,16 @@ def recipes(learners: Sequence[Learner]) -> dict[str, Recipe]:
 
 
 def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
-    """Weights before any case was looked at: equal among what the sources taught, else equal among all.
+    """Weights before any case was looked at: those of what the sources taught, as it did there, else equal ones.
 
     Examples:
         >>> from types import SimpleNamespace as Some
-        >>> prior_weights([Some(name="local", as_is=False), Some(name="source", as_is=True)])
+        >>> prior_weights([Some(name="local", as_is=False), Some(name="source", as_is=True, share=0.6)])
         {'local': 0.0, 'source': 1.0}
     """
-    trusted = [learner.name for learner in learners if learner.as_is] or [learner.name for learner in learners]
-    return {learner.name: (learner.name in trusted) / len(trusted) for learner in learners}
+    shares = {learner.name: learner.share if learner.as_is else 0.0 for learner in learners}
+    total = sum(shares.values())
+    return {name: share / total if total else 1 / len(shares) for name, share in shares.items()}
 
 
 def as_is(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:

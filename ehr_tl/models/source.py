@@ -73,6 +73,10 @@ class SourceModels:
         """The models of some tasks."""
         return SourceModels({name: self.tasks[name] for name in names}, {name: self.models[name] for name in names})
 
+    def share(self, names: Sequence[str]) -> float:
+        """The trees' mean share in the mixtures of some tasks; one half where it was not looked at."""
+        return float(np.mean([self.tasks.get(name, {}).get("share", 0.5) for name in names]))
+
     def mixed(self, examined: Mapping[str, Mapping[str, Any]]) -> SourceModels:
         """The same, told the `share` of each task by an examination of both models (`transfer.examination`)."""
         shares = {name: {"share": found["share"]} for name, found in examined.items() if "share" in found}

@@ -21,6 +21,7 @@ from ehr_tl.models.base import Attribution
 from ehr_tl.transfer.arms.tasks import source_tasks
 
 if TYPE_CHECKING:
+    from ehr_tl.models.checkpoint import Checkpoint
     from ehr_tl.models.head import HeadModel
     from ehr_tl.models.probe import Head
     from ehr_tl.models.trunk import Rows, Trunk
@@ -50,17 +51,21 @@ class Pretrained:
         self._last: tuple[Events, pl.DataFrame, Rows] | None = None
 
     @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        from ehr_tl.models.checkpoint import load_own_checkpoint
+
+        return load_own_checkpoint(self.config.checkpoint)
+
+    @cached_property
     def trunk(self) -> Trunk:
         """The network.
 
         Raises:
             CheckpointError: The checkpoint is absent or broken.
         """
-        from ehr_tl.models.checkpoint import load_own_checkpoint
         from ehr_tl.models.trunk import Trunk
 
-        checkpoint = load_own_checkpoint(self.config.checkpoint)
-        return Trunk(checkpoint.model, checkpoint.vocabulary)
+        return Trunk(self._checkpoint.model, self._checkpoint.vocabulary)
 
     @cached_property
     def head(self) -> Head | None:
@@ -73,6 +78,12 @@ class Pretrained:
         which = [body.config.tasks.index(task) for task in self.config.tasks]
         weight, bias = body.tasks.weight.double().numpy()[which], body.tasks.bias.double().numpy()[which]
         return Head(weight.mean(axis=0), float(bias.mean()))
+
+    @cached_property
+    def share(self) -> float:
+        """The heads' share in the mixture with the checkpoint's trees that did best at the sources."""
+        source = self._checkpoint.source
+        return 1 - source.share(self.config.tasks) if source is not None else 1.0
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Rows:
         """Encodes `rows` (`schema.ROWS`) and lets the network read them; the last ones asked for are remembered.
@@ -133,6 +144,10 @@ class SourceHeadLearner(NetworkLearner):
 
     name = schema.SOURCE_HEAD
     as_is = True
+
+    @property
+    def share(self) -> float:
+        return self.pretrained.share
 
     def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
         """The mean of the heads for the tasks; only whom to name in explanations is learned from the rows `train`."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -91,6 +92,18 @@ class SourceRows:
         """The features that `settings` names, float32, shape (rows, features)."""
         return self.features.take(self.settings.columns, np.arange(len(self.label)))
 
+    def above(self, here: sparse.csr_matrix) -> lgb.Dataset:
+        """The sources' rows and, below them, rows of this hospital, binned as the sources' values are spread."""
+        both = sparse.vstack([self.matrix, here], format="csr")
+        return lgb.Dataset(both, params=FIXED, reference=self._bins).construct()
+
+    @cached_property
+    def _bins(self) -> lgb.Dataset:
+        return lgb.Dataset(self.matrix, params=FIXED).construct()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_bins"}  # LightGBM's are not to be sent
+
     @cached_property
     def _persons(self) -> pl.DataFrame:
         """All rows; `person` tells subjects of one number at two hospitals apart."""
@@ -144,39 +157,38 @@ class PooledLearner(GradientBoostingLearner):
     ) -> GradientBoosting:
         """Grows as many trees as the settings say, within about a second."""
         settings, there = self._sources.settings, self._sources.matrix
-        here = inputs.take(settings.columns, train)
+        data = self._sources.above(inputs.take(settings.columns, train))
         weight = np.ones(there.shape[0] + len(train))
         if self.name == WEIGHTED:
-            weight[: there.shape[0]] = likeness(there, here, inputs.subject[train], seed)
-        parameters = {**FIXED, **settings.tuned.parameters, "seed": seed}
-        parameters["num_leaves"] = 2 ** parameters["max_depth"]
-        label = np.concatenate([self._sources.label, labels[train]])
-        data = lgb.Dataset(sparse.vstack([there, here], format="csr"), label, weight=weight, params=parameters)
+            weight[: there.shape[0]] = likeness(data, there, inputs.subject[train], seed)
+        data.set_label(np.concatenate([self._sources.label, labels[train]])).set_weight(weight)
+        depth = settings.tuned.parameters["max_depth"]
+        parameters = {**FIXED, **settings.tuned.parameters, "num_leaves": 2**depth, "seed": seed}
         booster = lgb.train(parameters, data, num_boost_round=settings.tuned.rounds)
         return GradientBoosting(booster, settings.columns, settings.tuned)
 
 
-def likeness(there: sparse.csr_matrix, here: sparse.csr_matrix, subject: np.ndarray, seed: int) -> np.ndarray:
+def likeness(data: lgb.Dataset, there: sparse.csr_matrix, subject: np.ndarray, seed: int) -> np.ndarray:
     """Weights of source rows: how much denser rows like them lie here than there; mean 1, shape (rows there,).
 
     A row's weight comes from a classifier that did not see it. With few rows here it finds little, and all weights are
     about 1.
 
     Args:
-        there, here: Features of the rows of the sources and of this hospital.
+        data: The sources' rows and, below them, this hospital's; its label is changed.
+        there: The sources' rows.
         subject: Whom each row here belongs to.
         seed: Fixes folds and trees.
     """
-    every, source = sparse.vstack([there, here], format="csr"), there.shape[0]
-    local = np.arange(every.shape[0]) >= source
+    source = there.shape[0]
+    local = np.concatenate([np.zeros(source), np.ones(len(subject))])
     owner = np.concatenate([np.arange(source), source + subject])
-    fold, odds = subject_folds(owner, local.astype(float), LIKENESS_FOLDS, seed), np.zeros(source)
-    parameters = {**LIKENESS, "seed": seed}
-    data = lgb.Dataset(every, local.astype(float), params=parameters, free_raw_data=False).construct()
+    fold, odds = subject_folds(owner, local, LIKENESS_FOLDS, seed), np.zeros(source)
+    data.set_label(local)
     for number in range(LIKENESS_FOLDS):
         part = data.subset(np.flatnonzero(fold != number))
-        booster = lgb.train(parameters, part, num_boost_round=LIKENESS_ROUNDS)
+        booster = lgb.train({**LIKENESS, "seed": seed}, part, num_boost_round=LIKENESS_ROUNDS)
         asked = np.flatnonzero(fold[:source] == number)
         odds[asked] = booster.predict(there[asked], raw_score=True, num_threads=1)
-    ratio = np.clip(np.exp(odds) * source / here.shape[0], *CLIP)
+    ratio = np.clip(np.exp(odds) * source / len(subject), *CLIP)
     return ratio / ratio.mean()

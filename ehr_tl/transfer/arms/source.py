@@ -113,6 +113,10 @@ class SourceLearner:
         """The checkpoint's, opened at first use."""
         return SourceTrees.of(self.config)
 
+    @property
+    def share(self) -> float:
+        return self.trees.models.share(self.config.tasks)
+
     def prepare(self, events: Events, rows: pl.DataFrame) -> ByWindows:
         return self.trees.prepare(self._build, events, rows)
 

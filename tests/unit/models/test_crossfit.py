@@ -48,6 +48,7 @@ class Rate:
 
 class RateLearner:
     comparison = False
+    share = 1.0
 
     def __init__(self, name: str, scale: float = 1.0, as_is: bool = False):
         self.name, self.config, self.as_is = name, RateConfig(scale), as_is

@@ -2,6 +2,7 @@
 
 import pickle
 
+import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from ehr_tl import schema
 from ehr_tl.config import LightGBMConfig
 from ehr_tl.errors import PipelineError
 from ehr_tl.evaluate.metrics import auroc
+from ehr_tl.models.tuning import FIXED
 from ehr_tl.transfer.arms.pooled import CLIP, PooledLearner, SourceRows, likeness
 
 CONFIG = LightGBMConfig(windows_days=(30,), trials=1, rounds=40)
@@ -89,20 +91,25 @@ def test_patients_of_one_number_at_two_hospitals_stay_two(sources):
     np.testing.assert_array_equal(sources.label, rows["boolean_value"].to_numpy())
 
 
+def weights_of(there, here):
+    there, here = sparse.csr_matrix(there), sparse.csr_matrix(here)
+    data = lgb.Dataset(sparse.vstack([there, here], format="csr"), params=FIXED).construct()
+    return likeness(data, there, np.arange(here.shape[0]), seed=0)
+
+
 def test_rows_like_those_here_weigh_more():
     random = np.random.default_rng(0)
-    there, here = (sparse.csr_matrix(random.normal(mean, 1, (2000, 3)) + 20) for mean in (0.0, 1.0))
-    weights = likeness(there, here, np.arange(2000), seed=0)
+    there, here = (random.normal(mean, 1, (2000, 3)) + 20 for mean in (0.0, 1.0))
+    weights = weights_of(there, here)
     assert weights.mean() == pytest.approx(1)
     # The true ratio of the densities rises with the sum of the three.
-    expected = there.toarray().sum(axis=1)
+    expected = there.sum(axis=1)
     assert np.corrcoef(np.argsort(np.argsort(weights)), np.argsort(np.argsort(expected)))[0, 1] > 0.8
     assert weights.max() / weights.min() <= CLIP[1] / CLIP[0] * (1 + 1e-9)
 
 
 def test_where_all_are_alike_or_few_are_here_all_weigh_about_the_same():
     random = np.random.default_rng(1)
-    there = sparse.csr_matrix(random.normal(5, 1, (2000, 3)))
+    there = random.normal(5, 1, (2000, 3))
     for rows, shift, most in ((2000, 0.0, 0.25), (16, 1.0, 0.5)):
-        here = sparse.csr_matrix(random.normal(5 + shift, 1, (rows, 3)))
-        assert likeness(there, here, np.arange(rows), seed=0).std() < most
+        assert weights_of(there, random.normal(5 + shift, 1, (rows, 3))).std() < most

@@ -36,6 +36,7 @@ class MadeUp:
 
     config = Settings()
     comparison = False
+    share = 1.0
 
     def __init__(self, name: str, noise: float = 1.0, as_is: bool = False):
         self.name, self.noise, self.as_is = name, noise, as_is
