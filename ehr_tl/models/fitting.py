@@ -93,8 +93,8 @@ class Labelled:
 def _check_enough_sites(site: np.ndarray, folds: int) -> None:
     if len(found := np.unique(site)) < folds:
         raise CohortError(
-            f"The subjects with a known outcome are from {counted(len(found), 'site')}, too few for {folds} folds of "
-            "whole sites",
+            f"The subjects with a known outcome are from {counted(len(found), 'site')}, too few for "
+            f"{folds} folds of whole sites",
             expected="at least as many sites as folds (evaluation.folds)",
             fix=_HOLD_OUT_SUBJECTS,
         )
