@@ -76,8 +76,8 @@ class Labelled:
             rarer = min(len(positive), len(np.setdiff1d(self.subject[outside], positive)))
             if rarer < FEWEST:
                 raise CohortError(
-                    f"Without two of {self.folds} folds of whole sites only {counted(rarer, 'subject')} with, or without, "
-                    "the outcome can be left",
+                    f"Without two of {self.folds} folds of whole sites only {counted(rarer, 'subject')} with, or "
+                    "without, the outcome can be left",
                     expected=f"at least {FEWEST} of each",
                     fix=_HOLD_OUT_SUBJECTS,
                 )
@@ -93,7 +93,8 @@ class Labelled:
 def _check_enough_sites(site: np.ndarray, folds: int) -> None:
     if len(found := np.unique(site)) < folds:
         raise CohortError(
-            f"The subjects with a known outcome are from {counted(len(found), 'site')}, too few for {folds} folds of whole sites",
+            f"The subjects with a known outcome are from {counted(len(found), 'site')}, too few for "
+            f"{folds} folds of whole sites",
             expected="at least as many sites as folds (evaluation.folds)",
             fix=_HOLD_OUT_SUBJECTS,
         )

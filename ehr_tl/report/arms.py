@@ -52,7 +52,10 @@ ARMS = {
         "source network as it is", "the network of {checkpoint}; no case here was looked at", _THERE, "#56a5d8"
     ),
     schema.RECALIBRATED: Arm(
-        "source trees, recalibrated", "the same trees, their risks set right by the cases here", _THERE, "#7aa9c9"
+        "source trees, recalibrated",
+        "trees of {checkpoint}, their risks set right by the cases here",
+        _THERE,
+        "#7aa9c9",
     ),
     schema.ANCHORED: Arm(
         "trees on top of the source", "trees of the cases here, grown on top of the source trees", _BOTH, "#12836b"
@@ -61,14 +64,20 @@ ARMS = {
         "pooled trees", "trees of the cases of the sources and of those here together", _BOTH, "#5c9c3a"
     ),
     schema.WEIGHTED: Arm(
-        "pooled trees, weighted", "the same; the likelier it is here, the more a case counts", _BOTH, "#93ba6f"
+        "pooled trees, weighted",
+        "of both, too; the likelier a source's case is here, the more it counts",
+        _BOTH,
+        "#93ba6f",
     ),
     schema.PROBE: Arm(
         "network, probe", "a regression here on what the network of {checkpoint} makes of a record", _BOTH, "#7a4fb0"
     ),
     schema.FINETUNED: Arm("network, fine-tuned", "the network of {checkpoint}, adapted here", _BOTH, "#b083d9"),
     CONTINUED: Arm(
-        "network, pretrained further, probe", "the same after further pretraining on records here", _BOTH, "#d58bc0"
+        "network, pretrained further, probe",
+        "a regression here, after further pretraining on records here",
+        _BOTH,
+        "#d58bc0",
     ),
     TABULAR_BLEND: Arm("blend without networks", "the models below but networks, weighted", _BLEND, "#6b7680"),
     schema.BLEND: Arm("blend", "the models below, weighted by the cases of the training folds", _BLEND, "#17212b"),

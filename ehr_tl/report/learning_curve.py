@@ -19,6 +19,7 @@ MEASURES = {
 }
 
 _GAP = 15  # pixels between labels
+_SLOPES = (0.0, 3.0)  # that are drawn where they lie
 
 Line = list[tuple[Mapping[str, Any], float, float]]
 
@@ -35,8 +36,8 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
     lines = {arm: _line(sizes, arm, measure) for arm in ARMS}
     lines = {arm: points for arm, points in lines.items() if points}
     values = [value for points in lines.values() for *_, value in points]
-    low, high = _span(values)
-    plot = Plot(f"{MEASURES[measure][0]} by number of cases", _logarithmic(sizes), linear(low, high), width, height)
+    low, high = _span(values, measure)
+    plot = Plot(f"{MEASURES[measure][0]} by number of cases", _logarithmic(sizes), _bounded(low, high), width, height)
     plot.right = 210
     plot.axes(_case_ticks(sizes), _ticks(low, high), _counted(results), MEASURES[measure][0])
     if measure == "calibration_slope":
@@ -44,7 +45,7 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
     best = sizes[-1]["best_local"]
     for arm in (best, sizes[-1]["chosen"]):
         if arm in lines:
-            _band(plot, sizes, arm, measure, low, high)
+            _band(plot, sizes, arm, measure)
     for arm, points in lines.items():
         style = f'style="stroke:{ARMS[arm].colour};stroke-width:{3.2 if arm == schema.BLEND else 2}"'
         if len(points) > 1:
@@ -80,12 +81,19 @@ def _line(sizes: Sequence[Mapping[str, Any]], arm: str, measure: str) -> Line:
     return [point for point in found if point[2] is not None]
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Where an axis begins and ends; a slope that ran away stays outside."""
-    ordered = sorted(values)
-    low, high = ordered[len(ordered) // 50], ordered[-1 - len(ordered) // 50]
+def _span(values: Sequence[float], measure: str) -> tuple[float, float]:
+    """Where an axis begins and ends. A slope that ran away lies on the border: its tip tells the value."""
+    low, high = min(values), max(values)
+    if measure == "calibration_slope":
+        low, high = (min(max(value, _SLOPES[0]), _SLOPES[1]) for value in (low, high))
     room = max(0.08 * (high - low), 0.005)
     return low - room, high + room
+
+
+def _bounded(low: float, high: float) -> Scale:
+    """A linear scale; what lies outside goes to the border."""
+    inner = linear(low, high)
+    return lambda value: inner(min(max(value, low), high))
 
 
 def _logarithmic(sizes: Sequence[Mapping[str, Any]]) -> Scale:
@@ -106,12 +114,11 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(n * step, f"{n * step:.3g}") for n in range(first, int(high // step) + 1)]
 
 
-def _band(plot: Plot, sizes: Sequence[Mapping[str, Any]], arm: str, measure: str, low: float, high: float) -> None:
+def _band(plot: Plot, sizes: Sequence[Mapping[str, Any]], arm: str, measure: str) -> None:
     there = [(size["subjects"], size["arms"][arm][measure]) for size in sizes if arm in size["arms"]]
     there = [(x, found) for x, found in there if found.get("lower") is not None]
-    bounds = [(x, *(min(max(found[end], low), high) for end in ("lower", "upper"))) for x, found in there]
-    if len(bounds) > 1:
-        outline = [(x, upper) for x, _, upper in bounds] + [(x, lower) for x, lower, _ in reversed(bounds)]
+    if len(there) > 1:
+        outline = [(x, found["upper"]) for x, found in there] + [(x, found["lower"]) for x, found in reversed(there)]
         fill = f'style="fill:{ARMS[arm].colour};opacity:.12"'
         plot.area(outline, "interval", f"95% interval of {ARMS[arm].name}", fill)
 

@@ -236,13 +236,13 @@ def limits(inputs: ReportInputs) -> list[tuple[str, str]]:
 def verdict(difference: dict[str, Any]) -> str:
     """What a paired difference in AUROC means."""
     estimate = difference["auroc"]
-    first, second = (ARMS[difference[which]].heading for which in ("first", "second"))
+    first, second = (ARMS[difference[which]].name for which in ("first", "second"))
     if estimate["lower"] is None:
         return "cannot be told from so few outcomes"
     if estimate["lower"] > 0:
-        return f"{first} ranks better"
+        return f"better: {first}"
     if estimate["upper"] < 0:
-        return f"{second} ranks better"
+        return f"better: {second}"
     return "no difference shown"
 
 

@@ -38,7 +38,7 @@ class NetworkConfig(TransformerConfig):
     tasks: tuple[str, ...] = ()
 
 
-class Pretrained:
+class PretrainedNetwork:
     """A checkpoint's network as several learners use it.
 
     Args:
@@ -110,11 +110,11 @@ class NetworkLearner:
     as_is = False
     name: str
 
-    def __init__(self, pretrained: Pretrained):
+    def __init__(self, pretrained: PretrainedNetwork):
         self.pretrained, self.config = pretrained, pretrained.config
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Rows:
-        """Encodes `rows`; see `Pretrained.prepare`."""
+        """Encodes `rows`; see `PretrainedNetwork.prepare`."""
         return self.pretrained.prepare(events, rows)
 
     def load(self, folder: Path) -> HeadModel:
@@ -214,6 +214,6 @@ def network_arms(pipeline: Pipeline) -> list[NetworkLearner]:
     if config is None or config.checkpoint is None:
         return []
     tasks = checkpoint_tasks(config.checkpoint)
-    pretrained = Pretrained(config, source_tasks(pipeline, tasks) if tasks else ())
+    pretrained = PretrainedNetwork(config, source_tasks(pipeline, tasks) if tasks else ())
     heads: list[NetworkLearner] = [SourceHeadLearner(pretrained)] if tasks else []
     return [*heads, ProbeLearner(pretrained), FinetunedLearner(pretrained)]

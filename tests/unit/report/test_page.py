@@ -169,7 +169,7 @@ def test_tells_what_the_score_is_made_of_and_the_sentence(page, results, tmp_pat
         assert results.metrics["sentence"] in text
     words = text_of(page)
     assert re.search("made of .*? Source trees as they are 50% Network, fine-tuned 25% Local LightGBM 12%", words)
-    assert "Source trees as they are 50%, Network, fine-tuned 25%" in card
+    assert "Source trees as they are 50%; Network, fine-tuned 25%" in card
 
 
 @pytest.mark.parametrize(("sites", "told"), [(7, True), (None, False)])

@@ -102,8 +102,8 @@ def test_verdicts_follow_the_interval():
     def difference(lower, upper):
         return {"first": "blend", "second": "local_lightgbm", "auroc": {"value": 0.1, "lower": lower, "upper": upper}}
 
-    assert words.verdict(difference(0.01, 0.2)) == "Blend ranks better"
-    assert words.verdict(difference(-0.3, -0.1)) == "Local LightGBM ranks better"
+    assert words.verdict(difference(0.01, 0.2)) == "better: blend"
+    assert words.verdict(difference(-0.3, -0.1)) == "better: local LightGBM"
     assert words.verdict(difference(-0.01, 0.2)) == "no difference shown"
     assert words.verdict(difference(None, None)) == "cannot be told from so few outcomes"
 

@@ -325,10 +325,11 @@ def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, t
     config = EhrConfig.from_dict({**first.model.config.to_dict(), "tasks": ["decline"]})
     start = replace(first, model=EhrModel(config).eval())
     asking = replace(brief, tasks={"test": ("no such pipeline",)})  # nor are those of the recipe labelled
-    found = train(prepare([hospital(30, 2, tmp_path / "ours")], asking, start), 0, tmp_path / "state")
+    prepared = prepare([hospital(30, 2, tmp_path / "ours")], asking, start)
+    found = train(prepared, 0, tmp_path / "state")
     assert found.model.config.tasks == ["decline"]
     assert torch.equal(found.model.tasks.weight, start.model.tasks.weight.half().float())
-    save_checkpoint(tmp_path / "continued", found.model, found.vocabulary, found.card)
+    save_checkpoint(tmp_path / "continued", found.model, prepared.vocabulary, "# A card\n")
     config = TransformerConfig(checkpoint=str(tmp_path / "continued"))
     learners = network_arms(Pipeline("decline", "T", "?", "o", TaskConfig({}, "x", {}), transformer=config))
     assert [each.name for each in learners] == [schema.SOURCE_HEAD, schema.PROBE, schema.FINETUNED]

@@ -8,7 +8,7 @@ from ehr_tl.transfer.source_models import fit_source_models
 
 @pytest.fixture
 def checkpoint(ward, source_task, write_checkpoint, tmp_path):
-    """A checkpoint that learned nothing but trees: of the task `decline`, and of `rise`, whose rows are the same."""
+    """A checkpoint that has learned trees alone: of the task `decline`, and of `rise`, whose rows are the same."""
     hospitals = [ward("source a", seed=10), ward("source b", seed=11)]
     labels = {position: each.rows for position, each in enumerate(hospitals)}
     tasks = [source_task(labels), source_task({0: hospitals[0].rows}, "rise")]

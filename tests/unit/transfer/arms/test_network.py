@@ -18,7 +18,7 @@ from ehr_tl.models.probe import Head, log_loss
 from ehr_tl.models.trunk import Trunk
 from ehr_tl.tokens.records import read_records
 from ehr_tl.tokens.vocabulary import Vocabulary
-from ehr_tl.transfer.arms.network import FinetunedLearner, Pretrained, ProbeLearner, SourceHeadLearner
+from ehr_tl.transfer.arms.network import FinetunedLearner, PretrainedNetwork, ProbeLearner, SourceHeadLearner
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "buckets": 64}
 TASKS = ["death", "sepsis", "stay"]
@@ -56,7 +56,7 @@ def checkpoint(events, tmp_path):
 
 def pretrained(folder, tasks=("death",), **config):
     config = {"max_slots": 16, "players": 6, **config}
-    return Pretrained(TransformerConfig(checkpoint=str(folder), **config), tasks)
+    return PretrainedNetwork(TransformerConfig(checkpoint=str(folder), **config), tasks)
 
 
 def labels(rows):

@@ -1,10 +1,14 @@
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from ehr_tl.evaluate.metrics import calibration_slope
+from ehr_tl.report.learning_curve import MEASURES, chart
 from ehr_tl.report.study import answers, differences, markdown, table
+from ehr_tl.report.svg import Plot
 from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, SOURCE
 from ehr_tl.transfer.study.contest import TABULAR_BLEND
 from ehr_tl.transfer.study.outlook import outlook
@@ -123,6 +127,14 @@ def test_the_page_shows_a_curve_for_each_arm_and_says_that_the_data_are_syntheti
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
     for arm in ("local LightGBM", "pooled trees", "blend"):
         assert page.count(arm) >= 6
+
+
+def test_every_point_of_a_chart_lies_within_its_axes(results):
+    results["sizes"][0]["arms"][LIGHTGBM]["calibration_slope"]["value"] = 80.0  # of two cases a slope runs away
+    for measure in MEASURES:
+        drawn = re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([-\d.]+)"', chart(results, measure, 900, 440))
+        assert len(drawn) == 2 * len(results["sizes"][0]["arms"])
+        assert all(Plot.left <= float(x) <= 690 and Plot.top <= float(y) <= 440 - Plot.bottom for x, y in drawn)
 
 
 def test_a_local_curve_that_rises_to_the_target_is_foreseen(truth):
