@@ -66,7 +66,8 @@ class Learner(Protocol):
         config: A dataclass of plain values; fits are repeated when it changes.
         comparison: The learner is evaluated beside the others and takes no part in the scores.
         as_is: Its scores were learned at the sources alone: `fit` looks at no label, and they stand as they are.
-        share: Where they do: its weight in the blend before any case was looked at, relative to that of others.
+        share: Its weight in the blend before any case was looked at, relative to that of others; 0 where local cases
+            alone teach it.
     """
 
     name: str

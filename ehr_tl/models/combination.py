@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 
 from ehr_tl.models.base import Learner
-from ehr_tl.models.calibration import Calibration, calibrate, stacking_weights
+from ehr_tl.models.calibration import Calibration, calibrate, level, sigmoid, stacking_weights
 from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
+
+
+#: A mixture of models that disagree more than that is of models of which some know nothing.
+MOST_STRETCH = 1.5
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,10 @@ def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
 
     Examples:
         >>> from types import SimpleNamespace as Some
-        >>> prior_weights([Some(name="local", as_is=False), Some(name="source", as_is=True, share=0.6)])
+        >>> prior_weights([Some(name="local", share=0.0), Some(name="source", share=0.6)])
         {'local': 0.0, 'source': 1.0}
     """
-    shares = {learner.name: learner.share if learner.as_is else 0.0 for learner in learners}
+    shares = {learner.name: learner.share for learner in learners}
     total = sum(shares.values())
     return {name: share / total if total else 1 / len(shares) for name, share in shares.items()}
 
@@ -108,12 +112,27 @@ def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject
 def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
     """Stacks the learners that `prior` names, each calibrated first, and calibrates the result.
 
-    The weights are shrunk to `prior`, so that it takes cases to move away from it.
+    The weights are shrunk to `prior`, so that it takes cases to move away from it. The weighted mean of calibrated
+    logits lies nearer to the middle than they do, and is spread out again: if each has the covariance V_i with the true
+    logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that by its variance. No outcome is
+    looked at for this.
     """
     calibrations = {name: calibrate(base[name], label, subject) for name in prior}
     logits = np.column_stack([calibration(base[name]) for name, calibration in calibrations.items()])
-    shares = dict(zip(prior, stacking_weights(logits, label, np.array(list(prior.values()))).tolist()))
-    weights = {name: share * calibrations[name].slope for name, share in shares.items()}
-    offset = sum(share * calibrations[name].intercept for name, share in shares.items())
+    mixture = stacking_weights(logits, label, np.array(list(prior.values())))
+    shift, stretch = _spread_out(logits, mixture)
+    shares = dict(zip(prior, mixture.tolist()))
+    weights = {name: stretch * share * calibrations[name].slope for name, share in shares.items()}
+    offset = shift + stretch * sum(share * calibrations[name].intercept for name, share in shares.items())
     uncalibrated = Combination(offset, weights, Calibration()).uncalibrated(base)
     return Combination(offset, weights, calibrate(uncalibrated, label, subject), shares)
+
+
+def _spread_out(logits: np.ndarray, mixture: np.ndarray) -> tuple[float, float]:
+    """Shift and factor that give a mixture of calibrated logits, shape (n, models), their slope and mean risk."""
+    mean = logits @ mixture
+    variance = float(mean.var())
+    if variance < 1e-12:
+        return 0.0, 1.0
+    stretch = min(float(logits.var(axis=0) @ mixture) / variance, MOST_STRETCH)
+    return level(stretch * mean, sigmoid(mean)), stretch

@@ -83,6 +83,7 @@ class GradientBoostingLearner:
     name = LIGHTGBM
     comparison = False
     as_is = False
+    share = 0.0
 
     def __init__(self, config: LightGBMConfig, build: Build = features.build):
         self.config, self._build = config, build

@@ -26,6 +26,7 @@ class TransformerLearner:
     """
 
     as_is = False
+    share = 0.0
 
     def __init__(self, config: TransformerConfig):
         self.config = config

@@ -108,6 +108,7 @@ class AnchoredLearner:
     name = ANCHORED
     comparison = False
     as_is = False
+    share = 0.0
 
     def __init__(self, config: AnchoredConfig, build: Build = features.build):
         self.config, self._build = config, build

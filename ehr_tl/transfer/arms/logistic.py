@@ -86,6 +86,7 @@ class LogisticLearner:
     name = LOGISTIC
     comparison = False
     as_is = False
+    share = 0.0
 
     def __init__(self, config: LogisticConfig, build: Build = features.build):
         self.config, self._build = config, build

@@ -108,6 +108,7 @@ class NetworkLearner:
 
     comparison = False
     as_is = False
+    share = 0.0
     name: str
 
     def __init__(self, pretrained: PretrainedNetwork):

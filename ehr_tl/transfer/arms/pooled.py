@@ -118,6 +118,10 @@ class PooledConfig(LightGBMConfig):
     sources: tuple[str, ...] = ()
 
 
+#: Of the pooled trees in the blend beforehand: as much as of a checkpoint's trees that do as well as its head.
+SHARE = 0.5
+
+
 class PooledLearner(GradientBoostingLearner):
     """Fits `GradientBoosting` on the rows of the sources and the local ones; see `models.base.Learner`.
 
@@ -134,7 +138,7 @@ class PooledLearner(GradientBoostingLearner):
         self, sources: SourceRows, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
     ):
         super().__init__(PooledConfig(**asdict(config), sources=sources.digests), build)
-        self.name = WEIGHTED if weighted else POOLED
+        self.name, self.share = (WEIGHTED, 0.0) if weighted else (POOLED, SHARE)
         self._sources = sources
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Features:

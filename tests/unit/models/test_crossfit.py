@@ -48,7 +48,10 @@ class Rate:
 
 class RateLearner:
     comparison = False
-    share = 1.0
+
+    @property
+    def share(self):
+        return float(self.as_is)
 
     def __init__(self, name: str, scale: float = 1.0, as_is: bool = False):
         self.name, self.config, self.as_is = name, RateConfig(scale), as_is

@@ -22,7 +22,10 @@ class Line:
 
 class LineLearner:
     comparison = False
-    share = 1.0
+
+    @property
+    def share(self):
+        return float(self.as_is)
 
     def __init__(self, name: str, slope: float = 1.0, as_is: bool = False):
         self.name, self.slope, self.as_is, self.fits = name, slope, as_is, []

@@ -36,7 +36,10 @@ class MadeUp:
 
     config = Settings()
     comparison = False
-    share = 1.0
+
+    @property
+    def share(self):
+        return float(self.as_is)
 
     def __init__(self, name: str, noise: float = 1.0, as_is: bool = False):
         self.name, self.noise, self.as_is = name, noise, as_is
