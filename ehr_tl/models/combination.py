@@ -17,7 +17,6 @@ from ehr_tl.models.base import Learner
 from ehr_tl.models.calibration import Calibration, calibrate, level, sigmoid, stacking_weights
 from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
 
-
 #: A mixture of models that disagree more than that is of models of which some know nothing.
 MOST_STRETCH = 1.5
 
@@ -114,8 +113,8 @@ def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarra
 
     The weights are shrunk to `prior`, so that it takes cases to move away from it. The weighted mean of calibrated
     logits lies nearer to the middle than they do, and is spread out again: if each has the covariance V_i with the true
-    logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that by its variance. No outcome is
-    looked at for this.
+    logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that by its variance. No outcome
+    is looked at for this.
     """
     calibrations = {name: calibrate(base[name], label, subject) for name in prior}
     logits = np.column_stack([calibration(base[name]) for name, calibration in calibrations.items()])

@@ -19,8 +19,8 @@ def test_a_blend_of_models_that_see_different_things_is_no_nearer_to_the_middle_
     plain = sum(prior[name] * logit for name, logit in singles.items())
     found = blend(prior, base, label, subject).uncalibrated(base)
     assert calibration_slope(label, plain, everybody) > 1.1
-    assert calibration_slope(label, found, everybody) == pytest.approx(1, abs=0.05)
-    assert observed_over_expected(label, found, everybody) == pytest.approx(1, abs=0.02)
+    assert calibration_slope(label, found, everybody) == pytest.approx(1, abs=0.1)
+    assert observed_over_expected(label, found, everybody) == pytest.approx(1, abs=0.05)
 
 
 def test_models_that_say_the_same_are_left_as_they_are():
