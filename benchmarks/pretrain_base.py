@@ -21,14 +21,14 @@ import argparse
 import logging
 import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from published import CHALLENGES, events_of
 
 from ehr_tl.events import Events
 from ehr_tl.files import read_json, remove, whole, write_json
@@ -38,11 +38,6 @@ from ehr_tl.transfer.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from ehr_tl.transfer.pretrain import Prepared
 
-#: Source -> script beside this one that makes its events, and what it reads below DATA.
-CHALLENGES = {
-    "physionet_2012": ("data/physionet_2012.py", "physionet_2012/set-a-b.zip"),
-    "physionet_2019_b": ("data/physionet_2019.py", "physionet_2019_b/training_setB.zip"),
-}
 STATES = ("california", "new_york", "texas")
 RECIPE = "ehr_tl_base"
 COMMAND = "python benchmarks/pretrain_base.py DATA --work WORK --out ehr_tl/checkpoints/ehr_tl_base"
@@ -92,21 +87,8 @@ def main() -> None:
 
 def converted(name: str, options: argparse.Namespace, measured: Measured) -> Events:
     """The events of a source, made if they are not there."""
-    from ehr_tl.convert import convert
-
-    events = options.work / "events" / name
-    if (events / "metadata" / "export.json").is_file():
-        log.info("%s: taken as it is", events)
-        return Events(events)
     with measured.timed(f"converting {name}"):
-        if name in STATES:
-            return convert(options.data / "synthea" / "source" / name, "synthea", events, threads=options.threads)
-        script, archive = CHALLENGES[name]
-        tables = options.work / "tables" / name
-        command = [sys.executable, str(Path(__file__).parent / script), str(options.data / archive)]
-        subprocess.run([*command, "--out", str(tables), "--events", str(events)], check=True)
-        remove(tables)
-    return Events(events)
+        return events_of(name, options.data, options.work, options.threads)
 
 
 def make(sources: list[Events], recipe: Recipe, work: Path, out: Path, seeds: list[int], measured: Measured) -> None:

@@ -74,8 +74,11 @@ class SourceModels:
         return SourceModels({name: self.tasks[name] for name in names}, {name: self.models[name] for name in names})
 
     def share(self, names: Sequence[str]) -> float:
-        """The trees' mean share in the mixtures of some tasks; one half where it was not looked at."""
-        return float(np.mean([self.tasks.get(name, {}).get("share", 0.5) for name in names]))
+        """The trees' share in the mixture for a task; one half where that was not looked at, and for several tasks.
+
+        Several are averaged where none asks the question itself, and what does best for others is no guide.
+        """
+        return self.tasks.get(names[0], {}).get("share", 0.5) if len(names) == 1 else 0.5
 
     def mixed(self, examined: Mapping[str, Mapping[str, Any]]) -> SourceModels:
         """The same, told the `share` of each task by an examination of both models (`transfer.examination`)."""
