@@ -31,7 +31,8 @@ TRAINING = TrainingConfig(epochs=1, queries=2, min_subjects=3, horizons_days=(36
 
 
 @pytest.fixture
-def script(repository: Path):
+def script(repository, monkeypatch: Path):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     spec = importlib.util.spec_from_file_location("pretrain_base", repository / "benchmarks" / "pretrain_base.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

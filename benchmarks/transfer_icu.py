@@ -1,0 +1,70 @@
+"""What transfer is worth on real intensive care: nine directions between hospitals and units, by number of local cases.
+
+    python benchmarks/transfer_icu.py DATA --work WORK [--quick] [--threads 2]
+
+DATA holds `physionet_2012/set-a-b.zip` and `physionet_2019_b/training_setB.zip`. The steps:
+
+1. Both sets become events, WORK/events.
+2. The studies `pipelines/studies/icu_*.yaml` run, some at a time, into WORK/studies. Each pretrains its checkpoints on
+   the source alone (WORK/pretrained; studies of one source share them): the one that ships has seen both sets.
+3. The draws are compared with `transfer_icu_splits.json` beside this file: counts, and digests of ids.
+4. WORK/studies/transfer.md and .html: tables, charts and goals. Every study has a page of its own, `study.html`.
+
+Stopped at any moment, the same command goes on, cell by cell. `--quick` is three repeats with 16, 64 and 256 cases and
+one seed, in WORK/studies/quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from published import CHALLENGES, events_of
+from transfers import Plan, check_splits, run, write_summary
+
+from ehr_tl.threads import limit
+
+A, B = CHALLENGES
+
+#: One study per source first: the others then find its checkpoint.
+WAVES = (
+    (
+        Plan("icu_hypotension_2012_to_2019", (A, B)),
+        Plan("icu_kidney_injury_2019_to_2012", (A, B)),
+        Plan("icu_death_cardiac", (A,)),
+        Plan("icu_death_general", (A,)),
+        Plan("icu_sepsis_units", (B,)),
+    ),
+    (
+        Plan("icu_hypotension_2019_to_2012", (A, B)),
+        Plan("icu_kidney_injury_2012_to_2019", (A, B)),
+        Plan("icu_sepsis_2012_to_2019", (A, B)),
+        Plan("icu_death_2019_to_2012", (A, B)),
+    ),
+)
+SPLITS = Path(__file__).with_name("transfer_icu_splits.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the published records")
+    parser.add_argument("--work", required=True, type=Path, help="folder for everything that is made")
+    parser.add_argument("--quick", action="store_true", help="three repeats, three sizes, one seed")
+    parser.add_argument("--threads", type=int, default=2, help="studies at a time; default: 2")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    limit(1)
+    began = time.monotonic()
+    for name in CHALLENGES:
+        events_of(name, options.data, options.work, options.threads)
+    found = run(WAVES, options.work, options.threads, options.quick)
+    check_splits([plan for wave in WAVES for plan in wave], options.work, options.quick, SPLITS)
+    folder = options.work / "studies" / ("quick" if options.quick else "")
+    print(write_summary(found, folder, goals=True))
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes; charts: {folder / 'transfer.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Runs several studies of transfer beside each other and sums up what they found: tables, charts, and the goals."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ehr_tl.errors import RunError
+from ehr_tl.files import read_json, whole, write_json
+from ehr_tl.report.learning_curve import chart, estimate
+
+log = logging.getLogger("ehr_tl")
+
+#: Files of the sum.
+TABLE, PAGE = "transfer.md", "transfer.html"
+
+#: Arms of the table, in order; and what else stands in it.
+LOCAL, SOURCES = ("local_lightgbm", "local_logistic"), ("source", "source_head")
+SHOWN = (*LOCAL, *SOURCES, "pooled", "weighted", "anchored", "probe", "continued", "finetuned", "blend")
+PAIRS = {
+    "chosen - best local": "blend less best local",
+    "chosen - best single": "blend less best single",
+    "chosen - the same without networks": "blend less itself without networks",
+}
+
+#: What was hoped for: of the AUROC with few cases and a source that knows the outcome, and of one that does not; how
+#: far the blend may stay behind the best single arm; and the slope with 64 cases.
+FEW, WITH_LABEL, WITHOUT_LABEL, BEHIND, SLOPES = 64, 0.10, 0.05, 0.005, (0.8, 1.2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study and what it needs.
+
+    Attributes:
+        name: A study that ships, or a file.
+        events: Names of its events folders, below WORK/events.
+    """
+
+    name: str
+    events: tuple[str, ...]
+
+
+def run(waves: Sequence[Sequence[Plan]], work: Path, threads: int, quick: bool) -> list[dict[str, Any]]:
+    """Runs studies, `threads` at a time, each in a process of its own; the waves one after the other.
+
+    Studies of one wave have no checkpoint in common that would have to be pretrained, so none waits for another.
+
+    Args:
+        waves: The studies.
+        work: Folder of events, checkpoints and studies.
+        threads: Processes.
+        quick: As of `ehr-tl study`.
+
+    Returns:
+        Their `results.json`, in order.
+
+    Raises:
+        RunError: One failed; its log tells why.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        for wave in waves:
+            list(pool.map(lambda plan: _run(plan, work, quick), wave))
+    return [read_json(_folder(plan, work, quick) / "results.json") for wave in waves for plan in wave]
+
+
+def _run(plan: Plan, work: Path, quick: bool) -> None:
+    command = [sys.executable, "-c", "from ehr_tl.cli.main import main; main()", "study", plan.name]
+    for name in plan.events:
+        command += ["--events", f"{name}={work / 'events' / name}"]
+    command += ["--out", str(work / "studies"), "--pretrained", str(work / "pretrained"), "--threads", "1"]
+    told = work / "logs" / f"{Path(plan.name).stem}.log"
+    told.parent.mkdir(parents=True, exist_ok=True)
+    with told.open("w") as file:
+        ended = subprocess.run([*command, *["--quick"] * quick], stdout=file, stderr=file, check=False)
+    if ended.returncode:
+        raise RunError(f"The study {plan.name} ended before its work was done", fix=f"read {told}")
+    log.info("%s: done", plan.name)
+
+
+def _folder(plan: Plan, work: Path, quick: bool) -> Path:
+    return work / "studies" / ("quick" if quick else "") / Path(plan.name).stem
+
+
+def check_splits(plans: Sequence[Plan], work: Path, quick: bool, committed: Path) -> None:
+    """Whether the test parts and draws are those of the committed file; studies that it lacks are added to it.
+
+    Raises:
+        RunError: A test part or a draw is another.
+    """
+    known = read_json(committed) if committed.is_file() else {}
+    for plan in plans:
+        made = _lines(read_json(_folder(plan, work, quick) / "splits.json"))
+        if plan.name not in known and not quick:
+            known[plan.name] = made
+            write_json(committed, known)
+        elif wrong := [name for name, line in made.items() if known.get(plan.name, made).get(name) != line]:
+            raise RunError(
+                f"The study {plan.name} has other subjects than {committed.name} says, first in {wrong[0]}",
+                expected="the same records, and the same code that draws from them",
+                fix=f"take {plan.name} out of {committed} if its draws were meant to change: it is then added anew",
+            )
+
+
+def _lines(splits: Mapping[str, Any]) -> dict[str, str]:
+    """Test part and draws, a line each: subjects, those with the outcome, digest of the ids."""
+    parts = {"test": splits["test"], **{f"{each['repeat']}-{each['size']}": each for each in splits["draws"]}}
+    return {name: f"{each['subjects']} {each['events']} {each['digest']}" for name, each in parts.items()}
+
+
+def write_summary(found: Sequence[Mapping[str, Any]], folder: Path, goals: bool) -> str:
+    """Writes `transfer.md` and `transfer.html` and gives the former.
+
+    Args:
+        found: Results of studies.
+        folder: Where to.
+        goals: Say also which goals were met.
+    """
+    text = "\n".join([*_table(found), *(["", *_goals(found)] if goals else [])]) + "\n"
+    with whole(folder / TABLE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with whole(folder / PAGE) as temporary:
+        temporary.write_text(_page(found), encoding="utf-8")
+    return text
+
+
+def _table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for results in found:
+        synthetic = "synthetic; " if results["synthetic"] else ""
+        test = results["test"]
+        yield (
+            f"\n**{results['title']}** ({synthetic}{test['subjects']:,} tested on, {test['events']:,} with the "
+            f"outcome; {results['repeats']} repeats, {results['seconds'] / 60:,.0f} min of cells)\n"
+        )
+        sizes = results["sizes"]
+        head = ["AUROC", *(f"{size['size']} ({size['events']:.0f})" for size in sizes)]
+        yield _row(head)
+        yield _row(["---"] + ["---:"] * len(sizes))
+        for arm in SHOWN:
+            if any(arm in size["arms"] for size in sizes):
+                yield _row([arm, *(_value(size["arms"].get(arm, {}).get("auroc"), arm == "blend") for size in sizes)])
+        for name, words in PAIRS.items():
+            yield _row([words, *(_difference(size["differences"].get(name)) for size in sizes)])
+        for measure in ("brier", "calibration_slope"):
+            words = "Brier score of the blend" if measure == "brier" else "its slope, median"
+            yield _row([words, *(estimate(size["arms"].get("blend", {}).get(measure)) for size in sizes)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(found: Mapping[str, Any] | None, whole_estimate: bool) -> str:
+    if not found or found["value"] is None:
+        return ""
+    return estimate(found) if whole_estimate else f"{found['value']:.3f}"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if not found or found["value"] is None:
+        return ""
+    interval = "" if found["lower"] is None else f" ({found['lower']:+.3f} to {found['upper']:+.3f})"
+    return f"{found['value']:+.3f}{interval}"
+
+
+def _goals(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each goal, and where it was met; a goal is met where the estimate reaches it, and the interval is told above."""
+    cells = [(results, size) for results in found for size in results["sizes"] if size["chosen"] == "blend"]
+    few = [(results, size) for results, size in cells if size["subjects"] <= FEW]
+    labelled = {results["name"] for results, size in cells if "pooled" in size["arms"]}
+    with_label = [cell for cell in few if cell[0]["name"] in labelled]
+    without = [cell for cell in few if cell[0]["name"] not in labelled]
+    yield "| goal | met | where not |"
+    yield "| --- | --- | --- |"
+    local, single, network = PAIRS
+    yield _goal(
+        f"source has the label, {FEW} cases or fewer: {WITH_LABEL:+.2f} on the best local arm",
+        with_label,
+        lambda size: _at(size, local) >= WITH_LABEL,
+        lambda size: f"{_at(size, local):+.3f}",
+    )
+    yield _goal(
+        f"source has no label, {FEW} cases or fewer: {WITHOUT_LABEL:+.2f} on the best local arm",
+        without,
+        lambda size: _at(size, local) >= WITHOUT_LABEL,
+        lambda size: f"{_at(size, local):+.3f}",
+    )
+    yield _goal(
+        f"never more than {BEHIND} behind the best single arm",
+        cells,
+        lambda size: _at(size, single) >= -BEHIND,
+        lambda size: f"{_at(size, single):+.3f}",
+    )
+    slopes = [cell for cell in cells if cell[1]["size"] == FEW]
+    yield _goal(
+        f"median slope with {FEW} cases within {SLOPES[0]} to {SLOPES[1]}",
+        slopes,
+        lambda size: SLOPES[0] <= _slope(size) <= SLOPES[1],
+        lambda size: f"{_slope(size):.2f}",
+    )
+    lifted = [
+        f"{results['name']} {size['size']}: {_difference(size['differences'][network])}"
+        for results, size in cells
+        if (size["differences"].get(network, {}).get("lower") or 0) > 0
+    ]
+    tasks = {line.split()[0] for line in lifted}
+    yield _row(
+        [
+            "the blend above itself without networks, interval above 0",
+            f"{len(tasks)} of {len(found)} studies",
+            "; ".join(lifted),
+        ]
+    )
+
+
+def _at(size: Mapping[str, Any], name: str) -> float:
+    found = size["differences"].get(name)
+    return found["value"] if found else 0.0
+
+
+def _slope(size: Mapping[str, Any]) -> float:
+    return size["arms"]["blend"]["calibration_slope"]["value"] or float("nan")
+
+
+def _goal(words: str, cells: Sequence[Any], met: Any, shown: Any) -> str:
+    missed = [f"{results['name']} {size['size']}: {shown(size)}" for results, size in cells if not met(size)]
+    return _row([words, f"{len(cells) - len(missed)} of {len(cells)}", "; ".join(missed) or "-"])
+
+
+def _page(found: Sequence[Mapping[str, Any]]) -> str:
+    """A chart per study, none of which loads anything."""
+    css = (Path(chart.__code__.co_filename).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    parts = [
+        f"<section><h2>{results['title']}</h2><p class='lead'>{'Synthetic data. ' * results['synthetic']}"
+        f"AUROC on {results['test']['subjects']:,} subjects, by number of cases.</p>"
+        f"<figure>{chart(results)}</figure></section>"
+        for results in found
+    ]
+    head = f"<meta charset='utf-8'><title>Transfer</title><style>{css}</style>"
+    note = "<p>Nothing here says that a model is fit for use on patients.</p>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{note}{''.join(parts)}</main></body></html>"
