@@ -22,7 +22,7 @@ from ehr_tl.models.base import Learner
 from ehr_tl.progress import bar
 from ehr_tl.schema import BLEND, PROBE
 from ehr_tl.transfer.adapt import adapt
-from ehr_tl.transfer.arms import arms
+from ehr_tl.transfer.arms import arms, labelled_sources
 from ehr_tl.transfer.study.contest import CONTINUED, NETWORKS, TABULAR_BLEND, Remembering, aside
 from ehr_tl.transfer.study.draws import FEWEST, Draw
 from ehr_tl.transfer.study.setting import Setting
@@ -83,7 +83,8 @@ class Cells:
     def learners(self) -> list[Learner]:
         """Those of the pipeline, and the probe on the checkpoint that was carried on."""
         pipeline, source = self.setting.pipeline, self.setting.source
-        rows = [(source.events, source.rows)] if source is not None and source.rows is not None else []
+        given = source is not None and source.rows is not None
+        rows = [(source.events, source.rows)] if given else labelled_sources(pipeline)
         found = arms(upon(pipeline, self.checkpoint, self.setting.study.from_scratch), rows)
         if self.continued is None:
             return found
@@ -180,6 +181,8 @@ def made_from(setting: Setting, checkpoint: Path | None, continued: Path | None)
         "source": source and [_events(source.events), source.outside.tolist()],
         "checkpoints": [path and fingerprint(path) for path in (checkpoint, continued)],
     }
+    if named := setting.pipeline.transfer.sources:
+        said["sources"] = [_events(Events(folder)) for folder in named]
     return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

@@ -93,15 +93,18 @@ def set_up(study: Study, folders: Mapping[str, str | Path]) -> Setting:
     if study.source is not None:
         _check_apart(study, events, local)
         source = _source(study, pipeline, events[study.source.events])
+    pipeline = replace(pipeline, transfer=replace(pipeline.transfer, sources=()))  # the study says which
     return of_cohort(study, pipeline, target, labelled.filter(pl.col("subject_id").is_in(local)), source)
 
 
 def of_cohort(
     study: Study, pipeline: Pipeline, target: Events, labelled: pl.DataFrame, source: Source | None = None
 ) -> Setting:
-    """The same of a target whose rows are labelled already (`schema.COHORT`)."""
+    """The same of a target whose rows are labelled already (`schema.COHORT`).
+
+    Without `source`, the pooled arms learn from the hospitals that the pipeline itself names (`transfer.sources`).
+    """
     rows = labelled.with_columns(split=pl.lit(schema.HELD_OUT)).select(list(schema.ROWS))
-    pipeline = replace(pipeline, transfer=replace(pipeline.transfer, sources=()))  # they are given as rows
     return Setting(
         study, pipeline, target, rows.sort("subject_id", "prediction_time"), draw_cases(study, labelled), source
     )
