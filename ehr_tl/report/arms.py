@@ -74,7 +74,7 @@ ARMS = {
     ),
     schema.FINETUNED: Arm("network, fine-tuned", "the network of {checkpoint}, adapted here", _BOTH, "#b083d9"),
     CONTINUED: Arm(
-        "network, pretrained further, probe",
+        "network, pretrained further",
         "a regression here, after further pretraining on records here",
         _BOTH,
         "#d58bc0",
