@@ -13,7 +13,6 @@ from ehr_tl.events import Events
 from ehr_tl.files import check_place, locked, whole, write_json
 from ehr_tl.folders import CURVE, refuse_scored
 from ehr_tl.pipeline import load_run
-from ehr_tl.stages import curve_of
 from ehr_tl.threads import allowed
 
 if TYPE_CHECKING:
@@ -94,12 +93,12 @@ def learning_curve(
         threads: As in `study`.
 
     Returns:
-        What `RUN/learning_curve.json` says: as a study's results, `outlook` (`transfer.study.outlook`), and `of`, a
-        digest of what the curve is of (`stages.curve_of`).
+        What `RUN/learning_curve.json` says: as a study's results, and `outlook` (`transfer.study.outlook`).
 
     Raises:
         EhrTlError: The folder is no run, or its cohort is too small.
     """
+    from ehr_tl.transfer.arms import labelled_sources
     from ehr_tl.transfer.study.checkpoints import transferred
     from ehr_tl.transfer.study.config import ALL, Population, Study
     from ehr_tl.transfer.study.outlook import outlook
@@ -116,21 +115,20 @@ def learning_curve(
         target=Population("events"),
         checkpoint=network.checkpoint if network is not None else None,
         seeds=(0,),
-        cases=tuple(dict.fromkeys(cases)) if cases is not None else (*CASES, ALL),
+        cases=tuple(cases) if cases is not None else (*CASES, ALL),
         repeats=repeats,
         seed=seed,
     )
     with locked(folder):
-        setting = of_cohort(asked, pipeline, Events(folder / "events"), Cohort.read(folder).labelled)
+        events, cohort = Events(folder / "events"), Cohort.read(folder)
+        setting = of_cohort(asked, pipeline, events, cohort.labelled, lent=labelled_sources(pipeline))
         start = transferred(setting, folder)
         cells = _cells(setting, start, dict.fromkeys(start), folder / "learning_curve")
         sizes = _found(setting, cells, allowed(threads))
         results = _results(setting, sizes)
         if chosen := sizes[-1].chosen:
-            labelled = Cohort.read(folder)
-            subjects, events = labelled.labelled["subject_id"].n_unique(), labelled.positive_subjects
-            results["outlook"] = outlook(sizes, chosen, subjects, events)
-        results["of"] = curve_of(folder, pipeline)
+            subjects = cohort.labelled["subject_id"].n_unique()
+            results["outlook"] = outlook(sizes, chosen, subjects, cohort.positive_subjects)
         write_json(folder / CURVE, results)
         _write_pages(results, folder / CURVE_PAGE)
     return results

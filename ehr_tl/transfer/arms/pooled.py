@@ -63,6 +63,13 @@ class SourceRows:
         ]
         return tuple(sha256("".join(part).encode()).hexdigest() for part in parts)
 
+    @property
+    def grown_as(self) -> str:
+        """A digest of the settings that were known beforehand; empty where there were none."""
+        if self._known is None:
+            return ""
+        return sha256(repr((self._known.tuned, self._known.columns.rows())).encode()).hexdigest()
+
     @cached_property
     def people(self) -> pl.Series:
         """Fingerprints of the subjects (`transfer.seen`)."""
@@ -113,9 +120,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class PooledConfig(LightGBMConfig):
-    """The baseline's settings, and a digest of each source's events and rows."""
+    """The baseline's settings, a digest of each source's events and rows, and one of the trees it is grown like."""
 
     sources: tuple[str, ...] = ()
+    grown_as: str = ""
 
 
 #: Of the pooled trees in the blend beforehand: as much as of a checkpoint's trees that do as well as its head.
@@ -126,7 +134,7 @@ class PooledLearner(GradientBoostingLearner):
     """Fits `GradientBoosting` on the rows of the sources and the local ones; see `models.base.Learner`.
 
     Args:
-        sources: The sources' rows; learners that share them share what is made of them. None: nothing is to be fitted.
+        sources: The sources' rows; learners that share them share what is made of them.
         config: As the baseline's.
         weighted: Weight the sources' rows by the ratio of densities, here to there, of their features: covariate shift
             (Shimodaira, Journal of Statistical Planning and Inference 2000), estimated by a classifier of where a row
@@ -135,10 +143,9 @@ class PooledLearner(GradientBoostingLearner):
     """
 
     def __init__(
-        self, sources: SourceRows | None, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
+        self, sources: SourceRows, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
     ):
-        digests = sources.digests if sources is not None else ()
-        super().__init__(PooledConfig(**asdict(config), sources=digests), build)
+        super().__init__(PooledConfig(**asdict(config), sources=sources.digests, grown_as=sources.grown_as), build)
         self.name, self.share = (WEIGHTED, 0.0) if weighted else (POOLED, SHARE)
         self._sources = sources
 
@@ -146,13 +153,8 @@ class PooledLearner(GradientBoostingLearner):
         """As the baseline's.
 
         Raises:
-            PipelineError: Somebody is both here and at a source that is to be learned from.
+            PipelineError: Somebody is both here and at a source.
         """
-        if self._sources is not None:
-            self._refuse_shared(events, rows)
-        return super().prepare(events, rows)
-
-    def _refuse_shared(self, events: Events, rows: pl.DataFrame) -> None:
         here = fingerprints(events, rows["subject_id"].to_numpy())["fingerprint"]
         if number := int(here.is_in(self._sources.people.to_list()).sum()):
             raise PipelineError(
@@ -160,6 +162,7 @@ class PooledLearner(GradientBoostingLearner):
                 expected="source hospitals with patients of their own",
                 fix="name other sources: a score of somebody whose outcome was learned says nothing",
             )
+        return super().prepare(events, rows)
 
     def fit(
         self, inputs: Features, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path
