@@ -60,7 +60,7 @@ def main() -> None:
     plans = [_plan(options.work / "plans", target, pipeline) for target in TARGETS for pipeline in QUESTIONS]
     found = run([plans], options.work, options.threads, options.quick)
     folder = options.work / "studies" / ("quick" if options.quick else "")
-    print(write_summary(found, folder, goals=False))
+    print(write_summary(found, folder))
     print(f"{(time.monotonic() - began) / 60:.0f} minutes; charts: {folder / 'transfer.html'}")
 
 

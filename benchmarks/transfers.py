@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,12 @@ class Plan:
     Attributes:
         name: A study that ships, or a file.
         events: Names of its events folders, below WORK/events.
+        goals: Whether the goals hold for it: not where there are too few cases to tell.
     """
 
     name: str
     events: tuple[str, ...]
+    goals: bool = True
 
 
 def run(waves: Sequence[Sequence[Plan]], work: Path, threads: int, quick: bool) -> list[dict[str, Any]]:
@@ -114,15 +116,18 @@ def _lines(splits: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{each['subjects']} {each['events']} {each['digest']}" for name, each in parts.items()}
 
 
-def write_summary(found: Sequence[Mapping[str, Any]], folder: Path, goals: bool) -> str:
+def write_summary(found: Sequence[Mapping[str, Any]], folder: Path, goals: Collection[str] = ()) -> str:
     """Writes `transfer.md` and `transfer.html` and gives the former.
 
     Args:
         found: Results of studies.
         folder: Where to.
-        goals: Say also which goals were met.
+        goals: Names of the studies that have goals: which of these were met is said too.
     """
-    text = "\n".join([*_table(found), *(["", *_goals(found)] if goals else [])]) + "\n"
+    lines = [*_table(found)]
+    if goals:
+        lines += ["", *_goals([each for each in found if each["name"] in goals])]
+    text = "\n".join(lines) + "\n"
     with whole(folder / TABLE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     with whole(folder / PAGE) as temporary:

@@ -100,6 +100,7 @@ def learning_curve(
     Raises:
         EhrTlError: The folder is no run, or its cohort is too small.
     """
+    from ehr_tl.transfer.arms import labelled_sources
     from ehr_tl.transfer.study.checkpoints import transferred
     from ehr_tl.transfer.study.config import ALL, Population, Study
     from ehr_tl.transfer.study.outlook import outlook
@@ -121,15 +122,15 @@ def learning_curve(
         seed=seed,
     )
     with locked(folder):
-        setting = of_cohort(asked, pipeline, Events(folder / "events"), Cohort.read(folder).labelled)
+        events, cohort = Events(folder / "events"), Cohort.read(folder)
+        setting = of_cohort(asked, pipeline, events, cohort.labelled, lent=labelled_sources(pipeline))
         start = transferred(setting, folder)
         cells = _cells(setting, start, dict.fromkeys(start), folder / "learning_curve")
         sizes = _found(setting, cells, allowed(threads))
         results = _results(setting, sizes)
         if chosen := sizes[-1].chosen:
-            labelled = Cohort.read(folder)
-            subjects, events = labelled.labelled["subject_id"].n_unique(), labelled.positive_subjects
-            results["outlook"] = outlook(sizes, chosen, subjects, events)
+            subjects = cohort.labelled["subject_id"].n_unique()
+            results["outlook"] = outlook(sizes, chosen, subjects, cohort.positive_subjects)
         results["of"] = curve_of(folder, pipeline)
         write_json(folder / CURVE, results)
         _write_pages(results, folder / CURVE_PAGE)

@@ -129,6 +129,8 @@ class AnchoredLearner:
         if calibration.events < ENOUGH:
             return AnchoredTrees(self.trees, calibration, None)
         columns = inputs.own.columns[np.flatnonzero(inputs.own.subjects_with(train) >= self.config.min_subjects)]
+        if columns.is_empty():
+            return AnchoredTrees(self.trees, calibration, None)
         own = _grow(inputs.own.take(columns, train), columns, label, subject, calibration(logit), seed)
         return AnchoredTrees(self.trees, calibration, own)
 

@@ -63,6 +63,13 @@ class SourceRows:
         ]
         return tuple(sha256("".join(part).encode()).hexdigest() for part in parts)
 
+    @property
+    def grown_as(self) -> str:
+        """A digest of the settings that were known beforehand; empty where there were none."""
+        if self._known is None:
+            return ""
+        return sha256(repr((self._known.tuned, self._known.columns.rows())).encode()).hexdigest()
+
     @cached_property
     def people(self) -> pl.Series:
         """Fingerprints of the subjects (`transfer.seen`)."""
@@ -113,9 +120,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class PooledConfig(LightGBMConfig):
-    """The baseline's settings, and a digest of each source's events and rows."""
+    """The baseline's settings, a digest of each source's events and rows, and one of the trees it is grown like."""
 
     sources: tuple[str, ...] = ()
+    grown_as: str = ""
 
 
 #: Of the pooled trees in the blend beforehand: as much as of a checkpoint's trees that do as well as its head.
@@ -137,8 +145,8 @@ class PooledLearner(GradientBoostingLearner):
     def __init__(
         self, sources: SourceRows | None, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
     ):
-        digests = sources.digests if sources is not None else ()
-        super().__init__(PooledConfig(**asdict(config), sources=digests), build)
+        learned = {} if sources is None else {"sources": sources.digests, "grown_as": sources.grown_as}
+        super().__init__(PooledConfig(**asdict(config), **learned), build)
         self.name, self.share = (WEIGHTED, 0.0) if weighted else (POOLED, SHARE)
         self._sources = sources
 

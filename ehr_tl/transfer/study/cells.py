@@ -22,7 +22,7 @@ from ehr_tl.models.base import Learner
 from ehr_tl.progress import bar
 from ehr_tl.schema import BLEND, PROBE
 from ehr_tl.transfer.adapt import adapt
-from ehr_tl.transfer.arms import arms, labelled_sources
+from ehr_tl.transfer.arms import arms
 from ehr_tl.transfer.study.contest import CONTINUED, NETWORKS, TABULAR_BLEND, Remembering, aside
 from ehr_tl.transfer.study.draws import FEWEST, Draw
 from ehr_tl.transfer.study.setting import Setting
@@ -83,9 +83,8 @@ class Cells:
     def learners(self) -> list[Learner]:
         """Those of the pipeline, and the probe on the checkpoint that was carried on."""
         pipeline, source = self.setting.pipeline, self.setting.source
-        given = source is not None and source.rows is not None
-        rows = [(source.events, source.rows)] if given else labelled_sources(pipeline)
-        found = arms(upon(pipeline, self.checkpoint, self.setting.study.from_scratch), rows)
+        rows = [(source.events, source.rows)] if source is not None and source.rows is not None else []
+        found = arms(upon(pipeline, self.checkpoint, self.setting.study.from_scratch), [*rows, *self.setting.lent])
         if self.continued is None:
             return found
         alone = replace(pipeline, transfer=replace(pipeline.transfer, arms=(PROBE,)))
@@ -116,7 +115,7 @@ class Cells:
         adapted = adapt(learners, self.inputs, labels, subject, train, seed=seed)
         logits = adapted.logits(self.inputs, test)
         tabular = [learner for learner in learners if learner.name not in NETWORKS]
-        if BLEND in logits and len(tabular) < len(learners):
+        if BLEND in logits and 0 < len(tabular) < len(learners):
             without = adapt(tabular, self.inputs, labels, subject, train, seed=seed)  # its fits are remembered
             logits[TABULAR_BLEND] = list(without.logits(self.inputs, test).values())[-1]
         fitting = {learner.name: round(learner.seconds, 2) for learner in learners}
@@ -175,14 +174,14 @@ def made_from(setting: Setting, checkpoint: Path | None, continued: Path | None)
         "version": __version__,
         "pipeline": asdict(setting.pipeline),
         "settings": [study.seed, study.from_scratch],
-        "rows": hashlib.sha256(setting.rows.write_csv().encode()).hexdigest(),
+        "rows": _rows(setting.rows),
         "test": setting.draws.to_json()["test"],
         "target": _events(setting.target),
         "source": source and [_events(source.events), source.outside.tolist()],
         "checkpoints": [path and fingerprint(path) for path in (checkpoint, continued)],
     }
-    if named := setting.pipeline.transfer.sources:
-        said["sources"] = [_events(Events(folder)) for folder in named]
+    if setting.lent:
+        said["lent"] = [[_events(events), _rows(rows)] for events, rows in setting.lent]
     return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
@@ -194,6 +193,10 @@ def upon(pipeline: Pipeline, checkpoint: Path | None, from_scratch: bool) -> Pip
     return replace(
         pipeline, transformer=replace(pipeline.transformer, checkpoint=named, compare_from_scratch=from_scratch)
     )
+
+
+def _rows(rows: pl.DataFrame) -> str:
+    return hashlib.sha256(rows.write_csv().encode()).hexdigest()
 
 
 def _events(events: Events) -> str:

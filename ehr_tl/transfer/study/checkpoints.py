@@ -6,15 +6,18 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from ehr_tl.files import check_place, remove
+from ehr_tl.errors import RunError
+from ehr_tl.events import Events
+from ehr_tl.files import check_place, fingerprint, locked, read_json, remove, write_json
 from ehr_tl.models.checkpoint import checkpoint_path, load_own_checkpoint
 from ehr_tl.transfer.pretrain import Prepared, prepare, train, write
-from ehr_tl.transfer.recipe import BASE, load_recipe
+from ehr_tl.transfer.recipe import BASE, Recipe, load_recipe
 from ehr_tl.transfer.seen import refuse_seen
 from ehr_tl.transfer.study.config import Study
 from ehr_tl.transfer.study.populations import members
@@ -35,6 +38,7 @@ def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
 
     Raises:
         CheckpointError: A checkpoint has seen somebody of the target.
+        RunError: One lies there that was made from something else, or another process makes the same.
     """
     study, source = setting.study, setting.source
     if study.checkpoint is not None:
@@ -43,7 +47,9 @@ def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
         return dict.fromkeys(study.seeds)
     else:
         places = {seed: folder / key(study) / f"seed_{seed}" for seed in study.seeds}
-        found = _made(places, lambda: prepare([source.events], load_recipe(study.recipe), None, source.outside))
+        recipe = load_recipe(study.recipe)
+        begin = lambda: prepare([source.events], recipe, None, source.outside)
+        found = _made(places, begin, _digest(source.events, recipe, None, source.outside))
     for path in set(found.values()):
         refuse_seen(path, setting.target, setting.subject)
     return found
@@ -54,18 +60,22 @@ def continued(setting: Setting, start: dict[int, Path | None], folder: Path) -> 
 
     Raises:
         CheckpointError: One has seen somebody of the test part.
+        RunError: One lies there that was made from something else.
     """
     study, target = setting.study, setting.target
     if study.continued is None:
         return dict.fromkeys(start)
+    recipe = load_recipe(study.continued)
     everybody, local = target.subjects["subject_id"].to_numpy(), members(study.target, target)
     unseen = np.union1d(setting.draws.test, np.setdiff1d(everybody, local))
     found: dict[int, Path | None] = {}
     for seed, path in start.items():
-        begin = lambda path=path: prepare([target], load_recipe(study.continued), load_own_checkpoint(path), unseen)
-        found |= _made({seed: folder / f"seed_{seed}"}, begin) if path is not None else {seed: None}
-        if path is not None:
-            refuse_seen(found[seed], target, setting.draws.test)
+        if path is None:
+            found[seed] = None
+            continue
+        begin = lambda path=path: prepare([target], recipe, load_own_checkpoint(path), unseen)
+        found |= _made({seed: folder / f"seed_{seed}"}, begin, _digest(target, recipe, path, unseen))
+        refuse_seen(found[seed], target, setting.draws.test)
     return found
 
 
@@ -86,15 +96,42 @@ def key(study: Study) -> str:
     return "-".join(part for part in parts if part and part != BASE)
 
 
-def _made(places: dict[int, Path], begin: Callable[[], Prepared]) -> dict[int, Path]:
-    """Trains what is missing; what the seeds have in common is read once, and only where it is needed."""
+def _made(places: dict[int, Path], begin: Callable[[], Prepared], digest: str) -> dict[int, Path]:
+    """Trains what is missing; what the seeds have in common is read once, and only where it is needed.
+
+    Beside each checkpoint a file tells the `digest` of what it was made from.
+    """
     prepared = cache(begin)
     for seed, place in places.items():
+        state, told = (place.with_name(f"{place.name}.{suffix}") for suffix in ("state", "json"))
         if place.is_dir():
+            _check_digest(place, told, digest)
             log.info("%s: taken as it is", place)
             continue
-        state = place.with_name(place.name + ".state")
         check_place(state)
-        write(place, prepared(), train(prepared(), seed, state))
-        remove(state)
+        with locked(place.parent):
+            write_json(told, {"digest": digest})
+            write(place, prepared(), train(prepared(), seed, state))
+            remove(state)
     return places
+
+
+def _check_digest(place: Path, told: Path, digest: str) -> None:
+    """Whether a checkpoint that is there was made from the same; one of which that is not told is trusted."""
+    if told.is_file() and read_json(told).get("digest") != digest:
+        raise RunError(
+            f"{place} was made from other records, other subjects or another recipe",
+            expected="a checkpoint that was made from what the study names",
+            fix=f"remove {place}, or have the study write to another folder (--out, --pretrained)",
+        )
+
+
+def _digest(events: Events, recipe: Recipe, start: Path | None, unseen: np.ndarray) -> str:
+    """A digest of what a checkpoint is made from, its seed aside."""
+    said = {
+        "events": fingerprint(events.folder / "data", events.folder / "metadata" / "codes.parquet"),
+        "recipe": asdict(recipe),
+        "start": start and fingerprint(start),
+        "unseen": hashlib.sha256(np.sort(unseen).tobytes()).hexdigest(),
+    }
+    return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

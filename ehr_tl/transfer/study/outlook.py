@@ -57,7 +57,8 @@ def reached(cases: np.ndarray, values: np.ndarray, target: float) -> float:
     _, ceiling, rise, exponent = best
     if ceiling <= target or rise <= 0:
         return float("inf")
-    return float((rise / (ceiling - target)) ** (1 / exponent))
+    with np.errstate(over="ignore"):  # infinite too where it is too far to be counted
+        return float(np.float64(rise / (ceiling - target)) ** (1 / exponent))
 
 
 def _fit(cases: np.ndarray, values: np.ndarray, exponent: float) -> tuple[float, float, float, float]:

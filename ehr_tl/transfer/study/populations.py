@@ -38,9 +38,16 @@ def members(population: Population, events: Events) -> np.ndarray:
     """Ids of a population's subjects, sorted, shape (n,).
 
     Raises:
-        CohortError: There is nobody.
+        CohortError: There is nobody, or nobody has one of the codes.
     """
     found = events.subjects.select("subject_id")
+    named = [*population.having, *population.without]
+    there = events.scan().filter(pl.col("code").is_in(named)).select("code").unique().collect()["code"].to_list()
+    if unknown := [code for code in named if code not in there]:
+        raise CohortError(
+            f"Nobody of {events.folder.name} has an event of the code {unknown[0]!r}, by which the study chooses",
+            expected="codes as they stand in the events (metadata/codes.parquet)",
+        )
     for codes, how in ((population.having, "semi"), (population.without, "anti")):
         if codes:
             those = events.scan().filter(pl.col("code").is_in(codes)).select("subject_id").unique().collect()

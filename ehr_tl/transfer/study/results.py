@@ -19,7 +19,7 @@ import polars as pl
 from ehr_tl.evaluate.intervals import number, resampled_weights, summary
 from ehr_tl.evaluate.metrics import auroc, calibration_slope
 from ehr_tl.models.calibration import level, sigmoid
-from ehr_tl.schema import BLEND, SOURCE
+from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
 from ehr_tl.transfer.study.contest import BLENDS, LOCAL, TABULAR_BLEND
 
 MEASURES = ("auroc", "brier", "calibration_slope")
@@ -107,10 +107,11 @@ class Size:
 
     @property
     def chosen(self) -> str | None:
-        """The blend, or the one arm that there is; None where nothing can be learned from so few cases."""
-        return (
-            BLEND if BLEND in self.arms else self.arms[0] if len(self.arms) == 1 and self.told[0]["weights"] else None
-        )
+        """The blend, or the one learner beside comparisons; None where nothing can be learned from so few cases."""
+        if BLEND in self.arms:
+            return BLEND
+        used = list(self.told[0]["weights"])
+        return {SOURCE: RECALIBRATED}.get(used[0], used[0]) if len(used) == 1 else None
 
     @property
     def best_local(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Setting:
         rows: The target's labelled rows, test part and all (`schema.ROWS`), sorted.
         draws: The test part, and the local cases of each repeat and size.
         source: The source; None: there is none.
+        lent: Events and labelled rows (`schema.COHORT`) of other hospitals that the pooled arms learn from as well.
     """
 
     study: Study
@@ -56,6 +57,7 @@ class Setting:
     rows: pl.DataFrame
     draws: Draws
     source: Source | None = None
+    lent: tuple[tuple[Events, pl.DataFrame], ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -93,21 +95,22 @@ def set_up(study: Study, folders: Mapping[str, str | Path]) -> Setting:
     if study.source is not None:
         _check_apart(study, events, local)
         source = _source(study, pipeline, events[study.source.events])
-    pipeline = replace(pipeline, transfer=replace(pipeline.transfer, sources=()))  # the study says which
     return of_cohort(study, pipeline, target, labelled.filter(pl.col("subject_id").is_in(local)), source)
 
 
 def of_cohort(
-    study: Study, pipeline: Pipeline, target: Events, labelled: pl.DataFrame, source: Source | None = None
+    study: Study,
+    pipeline: Pipeline,
+    target: Events,
+    labelled: pl.DataFrame,
+    source: Source | None = None,
+    lent: Sequence[tuple[Events, pl.DataFrame]] = (),
 ) -> Setting:
-    """The same of a target whose rows are labelled already (`schema.COHORT`).
-
-    Without `source`, the pooled arms learn from the hospitals that the pipeline itself names (`transfer.sources`).
-    """
+    """The same of a target whose rows are labelled already (`schema.COHORT`)."""
     rows = labelled.with_columns(split=pl.lit(schema.HELD_OUT)).select(list(schema.ROWS))
-    return Setting(
-        study, pipeline, target, rows.sort("subject_id", "prediction_time"), draw_cases(study, labelled), source
-    )
+    pipeline = replace(pipeline, transfer=replace(pipeline.transfer, sources=()))  # they are given as rows
+    rows = rows.sort("subject_id", "prediction_time")
+    return Setting(study, pipeline, target, rows, draw_cases(study, labelled), source, tuple(lent))
 
 
 def _check_apart(study: Study, events: Mapping[str, Events], local: np.ndarray) -> None:
@@ -128,5 +131,8 @@ def _source(study: Study, pipeline: Pipeline, events: Events) -> Source:
         rows = build_cohort(events, pipeline.task).labelled.filter(pl.col("subject_id").is_in(inside))
     except CohortError as error:
         log.info("%s does not tell the outcome, so nothing is pooled: %s", events.folder.name, error.problem)
+        rows = None
+    if rows is not None and rows["boolean_value"].n_unique() < 2:
+        log.info("%s: the source's rows all end alike, so nothing is pooled", events.folder.name)
         rows = None
     return Source(events, outside, rows)

@@ -44,7 +44,9 @@ def test_goals_are_told_where_they_were_met_and_where_not(script, tmp_path):
         size(256, local=0.01, single=-0.006, network=0.03),
     )
     without = results("without", size(64, local=0.04, single=0.0, network=0.0, pooled=False))
-    text = script.write_summary([labelled, without], tmp_path, goals=True)
+    rare = results("rare", size(64, local=-0.3, single=-0.3, network=0.3, slope=9.0))  # shown, and without a goal
+    text = script.write_summary([labelled, without, rare], tmp_path, goals={"labelled", "without"})
+    assert "**Rare**" in text and "rare 64" not in text
     goals = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert "| 1 of 1 | - |" in goals["source has the label, 64 cases or fewer: +0.10 on the best local arm"]
     assert (
@@ -60,7 +62,7 @@ def test_goals_are_told_where_they_were_met_and_where_not(script, tmp_path):
         and "labelled 64" not in lifted
     )
     page = (tmp_path / "transfer.html").read_text()
-    assert page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 3 and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_other_subjects_than_the_committed_ones_are_refused(script, tmp_path):

@@ -59,6 +59,7 @@ def test_trees_are_grown_as_the_sources_say_and_not_settled_again(learner, sourc
     assert model.tuned == sources.settings.tuned and 0 < model.booster.num_trees() <= model.tuned.rounds
     taken = SourceRows(sources._sources, CONFIG, known=model)
     assert taken.settings is model
+    assert PooledLearner(taken, CONFIG).config != learner.config  # fits that were grown otherwise are not taken
 
 
 def test_who_is_here_and_at_a_source_is_refused(learner, sources, here):

@@ -100,3 +100,11 @@ def test_labels_outside_the_training_rows_do_not_matter(anchored, here, tmp_path
     turned = np.where(index < 200, label, 1 - label)
     first, second = (anchored.fit(inputs, each, train, seed=0, state=tmp_path) for each in (label, turned))
     np.testing.assert_array_equal(first.logit(inputs, index), second.logit(inputs, index))
+
+
+def test_where_no_feature_is_common_enough_no_trees_grow(checkpoint, here, tmp_path):
+    events, rows, label, index = here
+    learner = AnchoredLearner(AnchoredConfig(str(checkpoint), ("decline",), (30.0,), 1000), Remembered())
+    inputs = learner.prepare(events, rows)
+    model = learner.fit(inputs, label, index, seed=0, state=tmp_path)
+    assert model.own is None and model.calibration.events > ENOUGH

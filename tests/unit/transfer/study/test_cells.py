@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ehr_tl.config import Pipeline, TaskConfig, TransferConfig
-from ehr_tl.schema import BLEND, LIGHTGBM, POOLED, PROBE, RECALIBRATED, SOURCE
+from ehr_tl.config import Pipeline, TaskConfig
+from ehr_tl.schema import BLEND, FINETUNED, LIGHTGBM, PROBE, RECALIBRATED, SOURCE
 from ehr_tl.transfer.study import cells as module
 from ehr_tl.transfer.study.cells import Cells, made_from, read_cells, run_cells
 from ehr_tl.transfer.study.config import Population, Study
@@ -117,19 +117,19 @@ def test_the_test_parts_labels_are_not_looked_at(clinic, tmp_path, learners):
     assert logits[0][0][1].equals(logits[1][0][1])
 
 
-def test_a_run_that_names_source_hospitals_has_its_pooled_arms_in_its_learning_curve(clinic, tmp_path, monkeypatch):
-    events, labelled = clinic()
-    given = [(events, labelled)]
-    monkeypatch.setattr(module, "labelled_sources", lambda pipeline: given if pipeline.transfer.sources else [])
-    transfer = TransferConfig(sources=(str(events.folder),), arms=(LIGHTGBM, POOLED))
-    setting = of_cohort(STUDY, replace(PIPELINE, transfer=transfer), events, labelled)
-    assert [each.name for each in Cells(setting, 0, None, None, tmp_path, "").learners] == [LIGHTGBM, POOLED]
+def test_networks_alone_are_blended_and_have_no_blend_without_themselves(both, made_up, monkeypatch):
+    setting, cells = both
+    monkeypatch.setattr(module, "arms", lambda pipeline, sources: [made_up(PROBE), made_up(FINETUNED, 0.5)])
+    cells[0](setting.draws.each[0])
+    _, logits = read_cells(replace(setting, draws=replace(setting.draws, each=setting.draws.each[:1])), cells)[0]
+    assert set(logits.columns) == {PROBE, FINETUNED, BLEND}
 
 
-def test_other_records_of_source_hospitals_make_cells_anew(clinic):
-    (there, _), here = clinic("there", seed=1), clinic()
-    pipeline = replace(PIPELINE, transfer=TransferConfig(sources=(str(there.folder),)))
-    setting = of_cohort(STUDY, pipeline, *here)
-    before = made_from(setting, None, None)
-    clinic("there", seed=2)
-    assert made_from(setting, None, None) != before
+def test_rows_that_other_hospitals_lend_reach_the_arms_and_count_as_what_a_cell_is_made_from(both, clinic, monkeypatch):
+    setting, cells = both
+    lent = (clinic("elsewhere", seed=3),)
+    other, asked = replace(setting, lent=lent), []
+    monkeypatch.setattr(module, "arms", lambda pipeline, sources: asked.append(sources) or [])
+    assert replace(cells[0], setting=other).learners == []
+    assert len(asked[0]) == 1 and asked[0][0][1].equals(lent[0][1])
+    assert made_from(other, None, None) != made_from(setting, None, None)

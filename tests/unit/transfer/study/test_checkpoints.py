@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from ehr_tl.config import pipeline_path
-from ehr_tl.errors import CheckpointError, PipelineError
+from ehr_tl.errors import CheckpointError, CohortError, PipelineError, RunError
+from ehr_tl.files import locked
 from ehr_tl.transfer.seen import SEEN, refuse_seen
-from ehr_tl.transfer.study.checkpoints import continued, transferred
+from ehr_tl.transfer.study.checkpoints import continued, key, transferred
 from ehr_tl.transfer.study.config import Population, Study
 from ehr_tl.transfer.study.setting import of_cohort, set_up
 
@@ -81,3 +82,36 @@ def test_without_source_and_checkpoint_nothing_is_transferred(study, clinic, tmp
     events, labelled = clinic()
     setting = of_cohort(replace(study, source=None), study.question(), events, labelled)
     assert transferred(setting, tmp_path) == {0: None} == continued(setting, {0: None}, tmp_path)
+
+
+def test_a_checkpoint_that_was_made_from_something_else_is_not_taken(study, clinic, tmp_path):
+    setting = set_up(study, {"clinic": clinic()[0].folder})
+    [path] = transferred(setting, tmp_path / "pretrained").values()
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE | {"title": "Other"}))
+    with pytest.raises(RunError, match="another recipe"):
+        transferred(setting, tmp_path / "pretrained")
+    path.with_name("seed_0.json").unlink()  # as an earlier version left it
+    assert transferred(setting, tmp_path / "pretrained") == {0: path}
+
+
+def test_a_checkpoint_that_is_in_the_making_is_not_made_twice(study, clinic, tmp_path):
+    setting = set_up(study, {"clinic": clinic()[0].folder})
+    place = tmp_path / "pretrained" / key(study)
+    place.mkdir(parents=True)
+    with locked(place), pytest.raises(RunError, match="Another ehr-tl is at work"):
+        transferred(setting, tmp_path / "pretrained")
+
+
+def test_codes_that_nobody_has_choose_nobody(study, clinic):
+    events, _ = clinic()
+    typo = replace(study, source=None, target=Population("clinic", without=("UNIT//1", "UNIT//l")))
+    with pytest.raises(CohortError, match="the code 'UNIT//l'"):
+        set_up(typo, {"clinic": events.folder})
+
+
+def test_source_rows_that_all_end_alike_are_not_pooled(study, clinic, write_events, tmp_path):
+    events, _ = clinic()
+    well = events.scan().filter((pl.col("code") != "ILL") | (pl.col("subject_id") % 2 == 1)).collect()
+    facts = well.select("subject_id", "time", "code", "numeric_value", "unit").rows()
+    half = write_events(facts, folder=tmp_path / "half")
+    assert set_up(study, {"clinic": half.folder}).source.rows is None

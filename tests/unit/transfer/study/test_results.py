@@ -9,9 +9,9 @@ from ehr_tl.evaluate.metrics import calibration_slope
 from ehr_tl.report.learning_curve import MEASURES, chart
 from ehr_tl.report.study import answers, differences, markdown, table
 from ehr_tl.report.svg import Plot
-from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, SOURCE
+from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, RECALIBRATED, SOURCE
 from ehr_tl.transfer.study.contest import TABULAR_BLEND
-from ehr_tl.transfer.study.outlook import outlook
+from ehr_tl.transfer.study.outlook import _fit, outlook, reached
 from ehr_tl.transfer.study.results import Measured, sizes_of
 
 RESAMPLES = 300
@@ -164,3 +164,20 @@ def test_what_lies_too_far_is_not_told(truth):
     assert two["local"]["cases"] is None
     alone = [cell(truth[0], 16, 0, **{BLEND: 1.0, SOURCE: 1.0})]
     assert outlook(sizes_of(alone, *truth[1:], RESAMPLES, 0), BLEND, 512, 128)["local"] is None
+
+
+def test_the_one_learner_beside_a_comparison_is_in_use(truth):
+    def chosen(learner, *arms):
+        told, logits = cell(truth[0], 16, 0, **dict.fromkeys(arms, 1.0))
+        [found] = sizes_of([(told | {"weights": {learner: 1.0}}, logits)], *truth[1:], RESAMPLES, 0)
+        return found.chosen
+
+    assert chosen(LIGHTGBM, "transformer_from_scratch", LIGHTGBM) == LIGHTGBM
+    assert chosen(SOURCE, SOURCE, RECALIBRATED) == RECALIBRATED
+
+
+def test_what_would_take_more_cases_than_can_be_counted_is_infinite():
+    at = np.array([16.0, 64.0, 256.0])
+    values = 0.9 - 9.0 * at**-0.05
+    _, ceiling, *_ = _fit(at, values, 0.05)
+    assert reached(at, values, np.nextafter(ceiling, 0)) == np.inf
