@@ -156,7 +156,7 @@ class EvaluationConfig:
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0
     resamples: Annotated[int, Within(20, 100_000)] = 500
     capacity: Annotated[int, Within(1)] = 20
-    sites: str | None = None
+    sites: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -338,8 +338,8 @@ def build(cls: type[T], raw: Any, where: str, error: type[Exception]) -> T:
         >>> build(EvaluationConfig, {"fold": 3}, "my.yaml", PipelineError)
         Traceback (most recent call last):
             ...
-        ehr_tl.errors.PipelineError: my.yaml: unknown key 'fold'. Expected: one of folds, seed, resamples, capacity. \
-What to do: Did you mean 'folds'?
+        ehr_tl.errors.PipelineError: my.yaml: unknown key 'fold'. Expected: one of folds, seed, resamples, capacity, \
+sites. What to do: Did you mean 'folds'?
         >>> build(EvaluationConfig, {"folds": "three"}, "my.yaml", PipelineError)
         Traceback (most recent call last):
             ...

@@ -327,11 +327,13 @@ def _check(pipeline: Pipeline, adapter: str, concept_maps: list[str]) -> None:
     """Finds mistakes in what a run is made of before the export is read, which may take long.
 
     Raises:
-        EhrTlError: The task, the adapter, a map, a source hospital's events or the checkpoint is wrong.
+        EhrTlError: The task, the adapter, a map, a source hospital's events, the checkpoint, or an arm or a source task
+            that `transfer` names is wrong.
     """
     from ehr_tl.cohort.task import compile_task
     from ehr_tl.convert import load_adapter
     from ehr_tl.events import Events
+    from ehr_tl.transfer.arms import arms
 
     load_adapter(adapter, concept_maps)
     compile_task(pipeline.task)
@@ -342,6 +344,7 @@ def _check(pipeline: Pipeline, adapter: str, concept_maps: list[str]) -> None:
         from ehr_tl.transfer.seen import check_seen
 
         check_seen(check_checkpoint(pipeline.transformer.checkpoint))
+    arms(pipeline)
 
 
 def _check_finished(folder: Path) -> None:

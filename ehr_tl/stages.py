@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -130,7 +132,7 @@ def train(job: Job) -> dict[str, Any]:
     """Says how much of the events a checkpoint knows and how they differ from its sources; then fits the arms."""
     from ehr_tl.features import build
     from ehr_tl.models.crossfit import fit_crossfit
-    from ehr_tl.transfer.arms import arms
+    from ehr_tl.transfer.arms import arms, labelled_sources
 
     events, rows = job.events, job.rows()
     _refuse_seen(job, rows)
@@ -148,7 +150,8 @@ def train(job: Job) -> dict[str, Any]:
     for warning in moved.warnings if moved else ():
         log.warning("%s", warning)
     build(events, rows, job.pipeline.lightgbm.windows_days).write(job.folder / "features.parquet")
-    crossfit = fit_crossfit(arms(job.pipeline), events, rows, job.pipeline, job.models, job.threads)
+    learners = arms(job.pipeline, labelled_sources(job.pipeline))
+    crossfit = fit_crossfit(learners, events, rows, job.pipeline, job.models, job.threads)
     notes = {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
     if "site" in crossfit.folds.columns:
         notes["sites"] = crossfit.folds["site"].n_unique()
@@ -206,8 +209,12 @@ def _shift(job: Job) -> Shift | None:
 
 
 def _train_settings(job: Job) -> dict[str, Any]:
+    return _model_settings(job.pipeline)
+
+
+def _model_settings(asked: Pipeline) -> dict[str, Any]:
     """What changes the models. How they are explained and judged does not: that costs no new training."""
-    pipeline = asdict(job.pipeline)
+    pipeline = asdict(asked)
     settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "transfer", "abstention")}
     settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed", "sites")}
     if settings["transformer"] is not None:
@@ -328,12 +335,35 @@ def report(job: Job) -> dict[str, Any]:
         version=_model_version(job),
         familiarity=familiarity,
         shift=moved and Shift.from_json(moved),
-        learning_curve=read_json(job.folder / CURVE) if (job.folder / CURVE).is_file() else None,
+        learning_curve=_curve(job),
     )
     write_coverage(job.folder / "coverage.html", events, familiarity)
     write_report(job.folder / "report.html", inputs)
     write_model_card(job.folder / "MODEL_CARD.md", inputs)
     return deliver(job)
+
+
+def curve_of(folder: Path, pipeline: Pipeline) -> str:
+    """A digest of a run's events, its cohort and what changes its models: its learning curve is of these."""
+    files = [folder / "events" / "data", folder / "events" / "metadata" / "codes.parquet", folder / "cohort.parquet"]
+    settings = json.dumps(_model_settings(pipeline), sort_keys=True)
+    return hashlib.blake2b((fingerprint(*files) + settings).encode(), digest_size=16).hexdigest()
+
+
+def _curve(job: Job) -> dict[str, Any] | None:
+    """The run's learning curve if somebody asked for one, and since then nothing has changed that it is of."""
+    if not (job.folder / CURVE).is_file():
+        return None
+    found = read_json(job.folder / CURVE)
+    if found.get("of") == curve_of(job.folder, job.pipeline):
+        return found
+    log.warning(
+        "%s is of an earlier cohort or other settings, and is left out of the report: make it anew with "
+        "`ehr-tl learning-curve %s`",
+        job.folder / CURVE,
+        job.folder,
+    )
+    return None
 
 
 def new_patients(job: Job) -> dict[str, Any]:

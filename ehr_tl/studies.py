@@ -13,6 +13,7 @@ from ehr_tl.events import Events
 from ehr_tl.files import check_place, locked, whole, write_json
 from ehr_tl.folders import CURVE, refuse_scored
 from ehr_tl.pipeline import load_run
+from ehr_tl.stages import curve_of
 from ehr_tl.threads import allowed
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def learning_curve(
         threads: As in `study`.
 
     Returns:
-        What `RUN/learning_curve.json` says: as a study's results, and `outlook` (`transfer.study.outlook`).
+        What `RUN/learning_curve.json` says: as a study's results, `outlook` (`transfer.study.outlook`), and `of`, a
+        digest of what the curve is of (`stages.curve_of`).
 
     Raises:
         EhrTlError: The folder is no run, or its cohort is too small.
@@ -115,7 +117,7 @@ def learning_curve(
         target=Population("events"),
         checkpoint=network.checkpoint if network is not None else None,
         seeds=(0,),
-        cases=tuple(cases) if cases is not None else (*CASES, ALL),
+        cases=tuple(dict.fromkeys(cases)) if cases is not None else (*CASES, ALL),
         repeats=repeats,
         seed=seed,
     )
@@ -129,6 +131,7 @@ def learning_curve(
         if chosen := sizes[-1].chosen:
             subjects = cohort.labelled["subject_id"].n_unique()
             results["outlook"] = outlook(sizes, chosen, subjects, cohort.positive_subjects)
+        results["of"] = curve_of(folder, pipeline)
         write_json(folder / CURVE, results)
         _write_pages(results, folder / CURVE_PAGE)
     return results

@@ -83,16 +83,15 @@ ARMS = {
     schema.BLEND: Arm("blend", "the models below, weighted by the cases of the training folds", _BLEND, "#17212b"),
 }
 
-#: What the charts draw, in this order: of each group the first that there is. More lines could not be told apart.
+#: What the charts draw beside the model in use: of each group the first that there is. More could not be told apart.
 _LINES = (
     (schema.LIGHTGBM, schema.LOGISTIC),
     (schema.RECALIBRATED, schema.SOURCE_HEAD),
     (schema.FINETUNED, schema.PROBE, schema.TRANSFORMER),
-    (schema.BLEND,),
 )
 
 
-def drawn(models: Mapping[str, Any]) -> list[str]:
-    """Those of the models that charts draw, the most important last."""
+def drawn(models: Mapping[str, Any], chosen: str) -> list[str]:
+    """Those of the models that charts draw, the one in use last."""
     found = (next((name for name in group if name in models), None) for group in _LINES)
-    return [name for name in found if name is not None]
+    return [name for name in found if name not in (None, chosen)] + [chosen]

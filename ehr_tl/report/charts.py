@@ -15,7 +15,7 @@ _SHARES = [(t / 4, f"{25 * t}%") for t in range(5)]
 
 def _drawn(metrics: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     models = metrics["models"]
-    return [(ARMS[name].heading, ARMS[name].style, models[name]) for name in drawn(models)]
+    return [(ARMS[name].heading, ARMS[name].style, models[name]) for name in drawn(models, metrics["chosen"])]
 
 
 def roc(metrics: dict[str, Any]) -> str:

@@ -41,7 +41,9 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         "coverage": coverage_content(inputs.coverage, inputs.export, inputs.familiarity),
         "shift": shift_content(inputs.shift),
         "charts": {name: getattr(charts, name)(metrics) for name in ("roc", "gain", "calibration", "net_benefit")},
-        "legend": [(ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"]))],
+        "legend": [
+            (ARMS[name].heading, ARMS[name].style) for name in reversed(drawn(metrics["models"], metrics["chosen"]))
+        ],
         "models": _models(inputs),
         "weights": _weights(inputs),
         "curve": _curve(inputs.learning_curve),

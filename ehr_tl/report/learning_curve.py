@@ -31,8 +31,13 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
         results: Of a study or a learning curve.
         measure: One of `MEASURES`.
         width, height: In pixels.
+
+    Returns:
+        The SVG; empty where no arm can be learned and tested at any size.
     """
     sizes = [size for size in results["sizes"] if size["arms"]]
+    if not sizes:
+        return ""
     lines = {arm: _line(sizes, arm, measure) for arm in ARMS}
     lines = {arm: points for arm, points in lines.items() if points}
     values = [value for points in lines.values() for *_, value in points]

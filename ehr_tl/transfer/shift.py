@@ -15,7 +15,7 @@ hundred times, since many codes are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl import schema
-from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT
+from ehr_tl.concepts import FEWEST_SUBJECTS, TEXT, concept
 from ehr_tl.events import Events
 from ehr_tl.models.checkpoint import SOURCE, checkpoint_path, checkpoint_vocabulary
 from ehr_tl.tokens.vocabulary import QUANTILES, Vocabulary
@@ -66,8 +66,8 @@ class Shift:
             the latter is not above 0), and `verdict`, None below `ENOUGH` subjects; the most different first.
         added: Codes that are common here and that the checkpoint does not know: `code`, `description`, `share` of
             subjects.
-        lacking: Codes that the sources' trees rely on and hardly anybody here has: `code`, `weight` (share of all gain
-            of those trees), `share` of subjects.
+        lacking: Codes that the sources' trees rely on and hardly anybody here has, under no other code and by no code
+            below them either: `code`, `weight` (share of all gain of those trees), `share` of subjects.
         prevalence: `here` and `sources`, the outcome's share of the rows; None where the question is no source task.
     """
 
@@ -160,9 +160,7 @@ def shift(events: Events, labelled: pl.DataFrame, checkpoint: str | Path, tasks:
     """
     path = checkpoint_path(checkpoint)
     vocabulary, source = checkpoint_vocabulary(path), _source(path)
-    known = set(vocabulary.codes)
-    owners = _subjects_per_code(events)
-    people = events.subjects.height
+    owners, people, known = _subjects_per_code(events), events.subjects.height, set(vocabulary.codes)
     described = dict(events.codes.drop_nulls("description").select("code", "description").iter_rows())
     return Shift(
         checkpoint=path.name,
@@ -173,7 +171,7 @@ def shift(events: Events, labelled: pl.DataFrame, checkpoint: str | Path, tasks:
             for code, number in owners.items()
             if number >= max(COMMON * people, FEWEST_SUBJECTS) and _tells(code) and code not in known
         ][:NAMED],
-        lacking=_lacking(source, tasks, owners, people),
+        lacking=_lacking(source, tasks, events),
         prevalence=_prevalence(source, tasks, labelled),
     )
 
@@ -204,7 +202,7 @@ def _values(events: Events, vocabulary: Vocabulary, described: Mapping[str, str]
     known = pl.DataFrame(pairs, {"code": pl.String, "unit": pl.String}, orient="row")
     found = (
         events.history()
-        .filter(number.is_not_null() & number.is_not_nan() & pl.col("time").is_not_null())
+        .filter(number.is_finite() & pl.col("time").is_not_null())
         .with_columns(pl.col("unit").fill_null(""))
         .join(known.lazy(), on=["code", "unit"])
         .group_by("code", "unit")
@@ -277,7 +275,7 @@ def _source(path: Path) -> Any:
     return SourceModels.load(path / SOURCE)
 
 
-def _lacking(source: Any, tasks: Sequence[str], owners: Mapping[str, int], people: int) -> list[dict[str, Any]]:
+def _lacking(source: Any, tasks: Sequence[str], events: Events) -> list[dict[str, Any]]:
     """The weightiest codes of the tasks' trees that at most `ABSENT` of the people here have."""
     weights: dict[str, float] = {}
     models = [source.models[task] for task in tasks if source is not None and task in source.models]
@@ -285,12 +283,22 @@ def _lacking(source: Any, tasks: Sequence[str], owners: Mapping[str, int], peopl
         gain = model.booster.feature_importance("gain")
         for code, part in zip(model.columns["code"], gain / (gain.sum() or 1.0)):
             weights[code] = weights.get(code, 0.0) + float(part) / len(models)
-    heavy = sorted(weights.items(), key=lambda item: (-item[1], item[0]))
+    told = {code: weight for code, weight in weights.items() if weight > 0 and code != schema.AGE}
+    owners, people = _subjects_per_name(events, told), events.subjects.height
     return [
         {"code": code, "weight": weight, "share": owners.get(code, 0) / people}
-        for code, weight in heavy
-        if weight > 0 and code != schema.AGE and owners.get(code, 0) <= ABSENT * people
+        for code, weight in sorted(told.items(), key=lambda item: (-item[1], item[0]))
+        if owners.get(code, 0) <= ABSENT * people
     ][:NAMED]
+
+
+def _subjects_per_name(events: Events, codes: Collection[str]) -> dict[str, int]:
+    """Code -> how many subjects have an event that it names, as features count: by its own, another, a higher code."""
+    had = events.history().select("subject_id", concept=concept()).unique().collect(engine="streaming")
+    pairs = [(each, name) for each in had["concept"].unique() for name in events.hierarchy.names(each) if name in codes]
+    named = pl.DataFrame(pairs, {"concept": pl.String, "code": pl.String}, orient="row")
+    counts = had.join(named, on="concept").group_by("code").agg(pl.col("subject_id").n_unique())
+    return dict(counts.iter_rows())
 
 
 def _prevalence(source: Any, tasks: Sequence[str], labelled: pl.DataFrame) -> dict[str, float] | None:

@@ -289,7 +289,7 @@ def test_what_cannot_be_transferred_is_named(copied, clinic, ehr_tl) -> None:
     arguments = ("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
     clinic.write_pipeline(copied.pipeline, transfer={"arms": ["source"]})
     said = ehr_tl(*arguments)
-    assert said.code == 2 and "transfer.arms names 'source'" in said.err
+    assert said.code == 2 and "transfer.arms names 'source'" in said.err and ran(said.err) == {}
     clinic.write_pipeline(copied.pipeline, transfer={"sources": ["elsewhere"]})
     said = ehr_tl(*arguments)
     assert said.code == 2 and "elsewhere is not a finished events folder" in said.err and ran(said.err) == {}

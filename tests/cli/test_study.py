@@ -52,6 +52,18 @@ def test_a_runs_learning_curve_says_what_more_cases_would_bring(copied, ehr_tl) 
     assert "Would more cases help?" in (copied.folder / "learning_curve.html").read_text()
 
 
+def test_a_reports_learning_curve_is_of_its_own_cohort_and_models(copied, clinic, ehr_tl) -> None:
+    assert ehr_tl("learning-curve", copied.folder, "--cases", "16,16,all", "--repeats", 1, "--threads", 1).code == 0
+    told = json.loads((copied.folder / "learning_curve.json").read_text())
+    assert [(size["size"], size["repeats"]) for size in told["sizes"]] == [(16, 1), ("all", 1)]
+    shown = "AUROC by number of cases"
+    assert ehr_tl("report", copied.folder).code == 0 and shown in (copied.folder / "report.html").read_text()
+    clinic.write_pipeline(copied.pipeline, transfer={"arms": ["local_logistic"]})
+    again = ehr_tl("run", copied.pipeline, "--export", copied.export, "--out", copied.folder, "--threads", 1)
+    assert again.code == 0 and "of an earlier cohort or other settings" in again.err
+    assert shown not in (copied.folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -32,6 +32,7 @@ def write(tmp_path: Path):
         ({"evaluation": {"folds": 2.5}}, r"folds is 2\.5\."),
         ({"evaluation": {"folds": True}}, r"folds is true\."),
         ({"evaluation": {"resamples": 0}}, "resamples is 0"),
+        ({"evaluation": {"sites": ""}}, "a text that says something"),
         ({"evaluation": {"capacity": 0}}, r"capacity is 0\. Expected: a whole number of at least 1\."),
         ({"evaluation": {"capacity": -5}}, "capacity is -5"),
         ({"lightgbm": {"rounds": 0}}, "rounds is 0"),

@@ -35,8 +35,8 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
 
     Args:
         pipeline: The question and the settings.
-        sources: Events of source hospitals, each with its labelled rows (`schema.COHORT`). Default: those of the
-            folders that `transfer.sources` names, labelled by the pipeline's own task.
+        sources: Events of source hospitals, each with its labelled rows (`schema.COHORT`), as `labelled_sources` gives
+            those of `transfer.sources`. None: these are not opened; what was fitted on them can be loaded, and no more.
 
     Raises:
         PipelineError: `transfer.arms` names an arm that does not exist or cannot be had.
@@ -49,11 +49,26 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
     trees = _source_trees(pipeline)
     if trees is not None:
         found += _on_source(trees, pipeline.lightgbm, build)
-    found += _pooled(pipeline, labelled_sources(pipeline) if sources is None else sources, trees, build)
+    found += _pooled(pipeline, sources, trees, build)
     if pipeline.transformer is not None:
         found += network_arms(pipeline)
         found += _from_scratch(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
+
+
+def labelled_sources(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
+    """The source hospitals of `transfer.sources` that can label the pipeline's task, with their rows.
+
+    Raises:
+        RunError: A folder holds no finished events.
+    """
+    found = []
+    for events in map(Events, pipeline.transfer.sources):
+        try:
+            found.append((events, build_cohort(events, pipeline.task).labelled))
+        except CohortError as error:
+            log.warning("%s cannot label the question and is left out: %s", events.folder.name, error.problem)
+    return found
 
 
 def _source_trees(pipeline: Pipeline) -> SourceConfig | None:
@@ -72,31 +87,27 @@ def _on_source(trees: SourceConfig, own: LightGBMConfig, build: Build) -> list[L
 
 def _pooled(
     pipeline: Pipeline,
-    sources: Sequence[tuple[Events, pl.DataFrame]],
+    sources: Sequence[tuple[Events, pl.DataFrame]] | None,
     trees: SourceConfig | None,
     build: Build,
 ) -> list[Learner]:
-    """Trees on the rows of all; grown as the checkpoint's were where those answer the question itself."""
-    if not sources:
+    """Trees on the rows of all."""
+    if not (pipeline.transfer.sources if sources is None else sources):
         return []
+    rows = _source_rows(pipeline, sources, trees) if sources is not None else None
+    return [PooledLearner(rows, pipeline.lightgbm, weighted, build) for weighted in (False, True)]
+
+
+def _source_rows(
+    pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]], trees: SourceConfig | None
+) -> SourceRows:
+    """Trees grow on them as the checkpoint's did where those answer the question itself."""
     config, known = pipeline.lightgbm, None
     if trees is not None and trees.tasks == (pipeline.name,):
         of_checkpoint = SourceTrees.of(trees)
         if of_checkpoint.windows == [config.windows_days]:
             known = of_checkpoint.models.models[pipeline.name]
-    rows = SourceRows(sources, config, known)
-    return [PooledLearner(rows, config, weighted, build) for weighted in (False, True)]
-
-
-def labelled_sources(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
-    """The source hospitals that can label the pipeline's task, with their rows."""
-    found = []
-    for events in map(Events, pipeline.transfer.sources):
-        try:
-            found.append((events, build_cohort(events, pipeline.task).labelled))
-        except CohortError as error:
-            log.warning("%s cannot label the question and is left out: %s", events.folder.name, error.problem)
-    return found
+    return SourceRows(sources, config, known)
 
 
 def _from_scratch(config: TransformerConfig) -> list[Learner]:

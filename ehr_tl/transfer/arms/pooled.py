@@ -134,7 +134,7 @@ class PooledLearner(GradientBoostingLearner):
     """Fits `GradientBoosting` on the rows of the sources and the local ones; see `models.base.Learner`.
 
     Args:
-        sources: The sources' rows; learners that share them share what is made of them.
+        sources: The sources' rows; learners that share them share what is made of them. None: nothing is to be fitted.
         config: As the baseline's.
         weighted: Weight the sources' rows by the ratio of densities, here to there, of their features: covariate shift
             (Shimodaira, Journal of Statistical Planning and Inference 2000), estimated by a classifier of where a row
@@ -143,9 +143,10 @@ class PooledLearner(GradientBoostingLearner):
     """
 
     def __init__(
-        self, sources: SourceRows, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
+        self, sources: SourceRows | None, config: LightGBMConfig, weighted: bool = False, build: Build = features.build
     ):
-        super().__init__(PooledConfig(**asdict(config), sources=sources.digests, grown_as=sources.grown_as), build)
+        learned = {} if sources is None else {"sources": sources.digests, "grown_as": sources.grown_as}
+        super().__init__(PooledConfig(**asdict(config), **learned), build)
         self.name, self.share = (WEIGHTED, 0.0) if weighted else (POOLED, SHARE)
         self._sources = sources
 
@@ -153,8 +154,13 @@ class PooledLearner(GradientBoostingLearner):
         """As the baseline's.
 
         Raises:
-            PipelineError: Somebody is both here and at a source.
+            PipelineError: Somebody is both here and at a source that is to be learned from.
         """
+        if self._sources is not None:
+            self._refuse_shared(events, rows)
+        return super().prepare(events, rows)
+
+    def _refuse_shared(self, events: Events, rows: pl.DataFrame) -> None:
         here = fingerprints(events, rows["subject_id"].to_numpy())["fingerprint"]
         if number := int(here.is_in(self._sources.people.to_list()).sum()):
             raise PipelineError(
@@ -162,7 +168,6 @@ class PooledLearner(GradientBoostingLearner):
                 expected="source hospitals with patients of their own",
                 fix="name other sources: a score of somebody whose outcome was learned says nothing",
             )
-        return super().prepare(events, rows)
 
     def fit(
         self, inputs: Features, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path

@@ -9,8 +9,8 @@ import pytest
 
 from ehr_tl import schema
 from ehr_tl.evaluate import evaluate
-from ehr_tl.report import write_model_card, write_report
-from ehr_tl.report.arms import ARMS
+from ehr_tl.report import charts, write_model_card, write_report
+from ehr_tl.report.arms import ARMS, drawn
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
@@ -180,6 +180,14 @@ def test_says_whether_sites_were_held_out_whole(results, tmp_path, sites, told):
     write_model_card(tmp_path / "MODEL_CARD.md", inputs)
     assert ("The 7 sites were held out whole" in text_of(rendered(tmp_path, inputs))) == told
     assert ("over 7 sites, held out whole" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")) == told
+
+
+def test_charts_draw_the_model_in_use_whichever_it_is(results):
+    models = results.metrics["models"]
+    assert drawn(models, schema.BLEND)[-1] == schema.BLEND
+    assert drawn({schema.POOLED: models[schema.BLEND]}, schema.POOLED) == [schema.POOLED]
+    alone = {**results.metrics, "chosen": schema.POOLED, "models": {schema.POOLED: models[schema.BLEND]}}
+    assert "Pooled trees" in charts.roc(alone)
 
 
 def curve(local):

@@ -151,6 +151,13 @@ def test_names_what_the_sources_trees_rely_on_and_nobody_here_has(write_events, 
     assert found.lacking == [{"code": "SNOMED//1", "weight": 0.5, "share": 0.0}]
 
 
+def test_a_code_that_others_here_stand_below_is_not_lacking(write_events, sources, monkeypatch):
+    monkeypatch.setattr(module, "_source", lambda path: Source())
+    facts = [(i, DAY, "LOCAL//below", 1.0, "mg") for i in range(1, 21)]
+    events = write_events(facts, parents={"LOCAL//below": ["SNOMED//1"]})
+    assert [each["code"] for each in shift(events, ROWS, sources, ["stroke"]).lacking] == [GLUCOSE]
+
+
 def test_is_read_back_as_it_was_written(write_events, sources):
     found = of(glucose(50, 2), write_events, sources, tasks=["stroke"])
     assert Shift.from_json(found.to_json()) == found and found.to_json()["verdict"] == found.verdict

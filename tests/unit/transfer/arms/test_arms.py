@@ -3,12 +3,13 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ehr_tl import schema
 from ehr_tl.config import LightGBMConfig, Pipeline, TaskConfig, TransferConfig, TransformerConfig
 from ehr_tl.errors import PipelineError
-from ehr_tl.transfer.arms import arms
+from ehr_tl.transfer.arms import arms, labelled_sources
 from ehr_tl.transfer.arms.tasks import source_tasks
 
 PIPELINE = Pipeline(
@@ -87,5 +88,21 @@ def test_arms_on_the_rows_of_sources_come_with_sources_that_can_label_the_questi
     windows["view"]["index_timestamp"] = "end"
     task = TaskConfig({"measured": {"code": "LAB"}, "never": {"code": "NEVER"}}, "measured", windows)
     asked = replace(PIPELINE, task=task, transfer=TransferConfig(sources=(str(hospital.events.folder),)))
-    assert names(asked) == [schema.LIGHTGBM, schema.LOGISTIC]
+    assert [each.name for each in arms(asked, labelled_sources(asked))] == [schema.LIGHTGBM, schema.LOGISTIC]
     assert "there cannot label the question" in caplog.text
+
+
+def test_what_was_fitted_on_sources_scores_where_they_are_gone(ward, tmp_path):
+    here, there = ward("here", seed=1), ward("there", seed=3)
+    pipeline = replace(PIPELINE, transfer=TransferConfig(sources=(str(there.events.folder),), arms=(schema.POOLED,)))
+    (learner,) = arms(pipeline, [(there.events, there.rows)])
+    label, train = here.rows["boolean_value"].cast(float).to_numpy(), np.arange(40)
+    inputs = learner.prepare(here.events, here.rows)
+    fitted = learner.fit(inputs, label, train, seed=0, state=tmp_path)
+    fitted.save(tmp_path)
+    shutil.rmtree(there.events.folder)
+    (loaded,) = arms(pipeline)
+    again = loaded.prepare(here.events, here.rows)
+    np.testing.assert_array_equal(
+        loaded.load(tmp_path).logit(again, train), learner.load(tmp_path).logit(inputs, train)
+    )

@@ -181,3 +181,11 @@ def test_what_would_take_more_cases_than_can_be_counted_is_infinite():
     values = 0.9 - 9.0 * at**-0.05
     _, ceiling, *_ = _fit(at, values, 0.05)
     assert reached(at, values, np.nextafter(ceiling, 0)) == np.inf
+
+
+def test_sizes_at_which_no_arm_can_be_learned_give_an_empty_chart(truth):
+    logit, labels, subject = truth
+    cells = [cell(logit, 1, repeat) for repeat in range(2)]
+    [size] = sizes_of(cells, labels, subject, RESAMPLES, 0)
+    results = {"sizes": [{**size.to_json(), "weights": {}}], "shots": True}
+    assert chart(results) == "" and table(results, "auroc") == []
