@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command(
-        short_help="One vector per subject from a checkpoint, for models of your own.",
+        short_help="One vector per subject, for models of your own.",
         epilog="Example: ehr-tl embed ehr_tl_base runs/demo/events --out vectors.parquet --at 2025-01-01",
     )(embed)
 

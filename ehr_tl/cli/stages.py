@@ -12,7 +12,7 @@ from ehr_tl.cli.arguments import AcceptCoverage, folder
 _HELP = {  # in one line each
     "cohort": "From events to a cohort: who, when, and with what outcome.",
     "train": "Fits the models on the cohort, cross-fitted by subject.",
-    "explain": "Explains every score; the explanations add up to the score.",
+    "explain": "Explains every score by parts that add up to it.",
     "report": "Writes report, model card, RiskAssessments and worklist.",
 }
 
