@@ -56,7 +56,10 @@ def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
 
 
 def continued(setting: Setting, start: dict[int, Path | None], folder: Path) -> dict[int, Path | None]:
-    """Each seed's checkpoint carried on with the target's records, without a label and without the test part.
+    """Each seed's checkpoint carried on with the target's records, all but those of the test part.
+
+    They are read whole, beyond the prediction time and whoever is drawn: of the others' later course it knows more than
+    the few labels of a cell tell. So its arm is compared and takes no part in the blend.
 
     Raises:
         CheckpointError: One has seen somebody of the test part.
