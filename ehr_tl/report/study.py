@@ -13,6 +13,7 @@ from ehr_tl.report.words import count, decimal
 DIFFERENCES = {
     "chosen - best local": "blend less best local arm",
     "chosen - best single": "blend less best single arm",
+    "chosen - best single without networks": "blend less best single arm that is no network",
     "chosen - the same without networks": "blend less the same without networks",
     "source - best local": "source trees less best local arm",
 }

@@ -20,7 +20,7 @@ from ehr_tl.evaluate.intervals import number, resampled_weights, summary
 from ehr_tl.evaluate.metrics import auroc, calibration_slope
 from ehr_tl.models.calibration import level, sigmoid
 from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
-from ehr_tl.transfer.study.contest import BLENDS, LOCAL, TABULAR_BLEND
+from ehr_tl.transfer.study.contest import BLENDS, LOCAL, NETWORKS, TABULAR_BLEND
 
 MEASURES = ("auroc", "brier", "calibration_slope")
 
@@ -150,11 +150,14 @@ class Size:
         return max(there, key=lambda arm: self.value(arm, "auroc"), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        local, single = self.best_local, self.best([arm for arm in self.arms if arm not in BLENDS])
+        alone = [arm for arm in self.arms if arm not in BLENDS]
+        tabular = [arm for arm in alone if arm not in NETWORKS]
+        local, single = self.best_local, self.best(alone)
         chosen = self.chosen
         pairs = {
             "chosen - best local": (chosen, local),
             "chosen - best single": (chosen, single),
+            "chosen - best single without networks": (chosen, self.best(tabular)),
             "chosen - the same without networks": (chosen, TABULAR_BLEND if TABULAR_BLEND in self.arms else None),
             "source - best local": (SOURCE if SOURCE in self.arms else None, local),
         }

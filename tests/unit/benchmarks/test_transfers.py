@@ -26,6 +26,7 @@ def size(cases, *, local, single, network, slope=1.0, pooled=True):
     differences = {
         "chosen - best local": found(local),
         "chosen - best single": found(single),
+        "chosen - best single without networks": found(2 * network),
         "chosen - the same without networks": found(network),
     }
     told = {"size": cases, "subjects": cases, "events": cases / 8, "chosen": "blend", "best_local": "local_lightgbm"}
@@ -61,6 +62,8 @@ def test_goals_are_told_where_they_were_met_and_where_not(script, tmp_path):
         and "labelled 256: +0.030 (+0.010 to +0.050)" in lifted
         and "labelled 64" not in lifted
     )
+    above = goals["the blend above the best single arm that is no network, interval above 0"]
+    assert "| 1 of 2 studies | labelled 256: +0.060 (+0.040 to +0.080) |" in above
     page = (tmp_path / "transfer.html").read_text()
     assert page.count("<svg") == 3 and "http" not in page.replace("http://www.w3.org", "")
 

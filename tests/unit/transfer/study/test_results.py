@@ -81,6 +81,7 @@ def test_best_arms_and_pairs_are_those_of_the_means(truth, cells):
     assert large["best_single"] == LIGHTGBM  # 64 cases and less noise than the source's
     assert "chosen - the same without networks" not in small["differences"]
     assert small["differences"]["source - best local"]["value"] > 0
+    assert small["differences"]["chosen - best single without networks"]["second"] == SOURCE
     assert small["weights"] == {LIGHTGBM: 0.25, SOURCE: 0.75} and small["seconds"] == 3.0
 
 
