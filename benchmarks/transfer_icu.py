@@ -16,15 +16,10 @@ one seed, in WORK/studies/quick.
 
 from __future__ import annotations
 
-import argparse
-import logging
-import time
 from pathlib import Path
 
 from published import CHALLENGES, events_of
-from transfers import Plan, check_splits, run, write_summary
-
-from ehr_tl.threads import limit
+from transfers import Plan, check_splits, options, run, summed_up
 
 A, B = CHALLENGES
 
@@ -48,23 +43,13 @@ SPLITS = Path(__file__).with_name("transfer_icu_splits.json")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the published records")
-    parser.add_argument("--work", required=True, type=Path, help="folder for everything that is made")
-    parser.add_argument("--quick", action="store_true", help="three repeats, three sizes, one seed")
-    parser.add_argument("--threads", type=int, default=2, help="studies at a time; default: 2")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    limit(1)
-    began = time.monotonic()
+    asked = options(__doc__, "three repeats, three sizes, one seed")
     for name in CHALLENGES:
-        events_of(name, options.data, options.work, options.threads)
-    found = run(WAVES, options.work, options.threads, options.quick)
+        events_of(name, asked.data, asked.work, asked.threads)
+    found = run(WAVES, asked.work, asked.threads, asked.quick)
     plans = [plan for wave in WAVES for plan in wave]
-    check_splits(plans, options.work, options.quick, SPLITS)
-    folder = options.work / "studies" / ("quick" if options.quick else "")
-    print(write_summary(found, folder, [plan.name for plan in plans if plan.goals]))
-    print(f"{(time.monotonic() - began) / 60:.0f} minutes; charts: {folder / 'transfer.html'}")
+    check_splits(plans, asked.work, asked.quick, SPLITS)
+    print(summed_up(found, asked, [plan.name for plan in plans if plan.goals]))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,12 @@ at any moment, the same command goes on, cell by cell.
 
 from __future__ import annotations
 
-import argparse
-import logging
-import time
 from pathlib import Path
 
 from published import events_of
-from transfers import Plan, run, write_summary
+from transfers import Plan, options, run, summed_up
 
 from ehr_tl.files import whole
-from ehr_tl.threads import limit
 
 SOURCE = "texas"
 TARGETS = ("target_local", "target_mississippi", "target_new_mexico", "target_west_virginia", "target_small")
@@ -46,22 +42,12 @@ repeats: 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the published records")
-    parser.add_argument("--work", required=True, type=Path, help="folder for everything that is made")
-    parser.add_argument("--quick", action="store_true", help="three repeats, three sizes")
-    parser.add_argument("--threads", type=int, default=2, help="studies at a time; default: 2")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    limit(1)
-    began = time.monotonic()
+    asked = options(__doc__, "three repeats, three sizes")
     for name in (SOURCE, *TARGETS):
-        events_of(name, options.data, options.work, options.threads)
-    plans = [_plan(options.work / "plans", target, pipeline) for target in TARGETS for pipeline in QUESTIONS]
-    found = run([plans], options.work, options.threads, options.quick)
-    folder = options.work / "studies" / ("quick" if options.quick else "")
-    print(write_summary(found, folder))
-    print(f"{(time.monotonic() - began) / 60:.0f} minutes; charts: {folder / 'transfer.html'}")
+        events_of(name, asked.data, asked.work, asked.threads)
+    plans = [_plan(asked.work / "plans", target, pipeline) for target in TARGETS for pipeline in QUESTIONS]
+    found = run([plans], asked.work, asked.threads, asked.quick)
+    print(summed_up(found, asked))
 
 
 def _plan(folder: Path, target: str, pipeline: str) -> Plan:

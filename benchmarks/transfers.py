@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 from ehr_tl.errors import RunError
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.report.learning_curve import chart, estimate
+from ehr_tl.threads import limit
 
 log = logging.getLogger("ehr_tl")
 
@@ -48,6 +51,25 @@ class Plan:
     name: str
     events: tuple[str, ...]
     goals: bool = True
+
+
+def options(about: str, quick: str) -> argparse.Namespace:
+    """What the command line says: `data`, `work`, `quick`, `threads`; and `began`, when."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the published records")
+    parser.add_argument("--work", required=True, type=Path, help="folder for everything that is made")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--threads", type=int, default=2, help="studies at a time; default: 2")
+    parser.set_defaults(began=time.monotonic())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    limit(1)
+    return parser.parse_args()
+
+
+def summed_up(found: Sequence[Mapping[str, Any]], asked: argparse.Namespace, goals: Collection[str] = ()) -> str:
+    """What `write_summary` gives, written beside the studies; how long it all took, and where the charts are."""
+    folder, minutes = asked.work / "studies" / ("quick" if asked.quick else ""), (time.monotonic() - asked.began) / 60
+    return f"{write_summary(found, folder, goals)}\n{minutes:.0f} minutes; charts: {folder / PAGE}"
 
 
 def run(waves: Sequence[Sequence[Plan]], work: Path, threads: int, quick: bool) -> list[dict[str, Any]]:

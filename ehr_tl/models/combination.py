@@ -99,8 +99,9 @@ def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
 
 
 def as_is(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
-    """A learner's logit as it stands; no label is looked at."""
-    return Combination(0.0, {learner: 1.0}, Calibration())
+    """A learner's logit as it stands. Labels tell only how unsure it is that it holds here, as if it was calibrated."""
+    here = calibrate(base[learner], label, subject)
+    return Combination(0.0, {learner: 1.0}, Calibration(covariance=here.covariance, events=here.events))
 
 
 def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:

@@ -19,6 +19,7 @@ from ehr_tl.models.crossfit import fit_crossfit
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
 from ehr_tl.tokens.batches import collate
 from ehr_tl.transfer.arms.network import network_arms
+from ehr_tl.transfer.arms.tasks import asked_of_checkpoint
 
 NOW = datetime(2024, 1, 1)
 SUBJECTS = range(1, 31)
@@ -87,7 +88,8 @@ def asked(split: str, times: list[datetime]) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leakage")
-    learners = [GradientBoostingLearner(CONFIG.lightgbm), *network_arms(CONFIG)]
+    heads = asked_of_checkpoint(CONFIG)[1]
+    learners = [GradientBoostingLearner(CONFIG.lightgbm), *network_arms(CONFIG.transformer, heads)]
     rows = asked(schema.HELD_OUT, [NOW - timedelta(days=400), NOW - timedelta(days=100)])
     return fit_crossfit(learners, write(folder / "events", past()), rows, CONFIG, folder / "models")
 

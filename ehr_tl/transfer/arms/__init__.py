@@ -13,16 +13,13 @@ from ehr_tl.errors import CohortError, PipelineError
 from ehr_tl.events import Events
 from ehr_tl.features import Build, Remembered
 from ehr_tl.models.base import Learner
-from ehr_tl.models.checkpoint import SOURCE, checkpoint_path
-from ehr_tl.models.folder import read_object
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
-from ehr_tl.models.source import TASKS
 from ehr_tl.transfer.arms.anchored import AnchoredConfig, AnchoredLearner
 from ehr_tl.transfer.arms.logistic import LogisticConfig, LogisticLearner
 from ehr_tl.transfer.arms.network import network_arms
 from ehr_tl.transfer.arms.pooled import PooledLearner, SourceRows
 from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner, SourceTrees
-from ehr_tl.transfer.arms.tasks import source_tasks
+from ehr_tl.transfer.arms.tasks import asked_of_checkpoint
 
 log = logging.getLogger("ehr_tl")
 
@@ -46,12 +43,13 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
         GradientBoostingLearner(pipeline.lightgbm, build),
         LogisticLearner(LogisticConfig(pipeline.lightgbm.windows_days), build),
     ]
-    trees = _source_trees(pipeline)
+    of_trees, of_heads = asked_of_checkpoint(pipeline)
+    trees = SourceConfig(pipeline.transformer.checkpoint, of_trees) if of_trees else None
     if trees is not None:
         found += _on_source(trees, pipeline.lightgbm, build)
     found += _pooled(pipeline, sources, trees, build)
     if pipeline.transformer is not None:
-        found += network_arms(pipeline)
+        found += network_arms(pipeline.transformer, of_heads)
         found += _from_scratch(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
 
@@ -69,15 +67,6 @@ def labelled_sources(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
         except CohortError as error:
             log.warning("%s cannot label the question and is left out: %s", events.folder.name, error.problem)
     return found
-
-
-def _source_trees(pipeline: Pipeline) -> SourceConfig | None:
-    """The checkpoint's trees, if it has any."""
-    checkpoint = pipeline.transformer and pipeline.transformer.checkpoint
-    if not checkpoint or not (path := checkpoint_path(checkpoint) / SOURCE / TASKS).is_file():
-        return None
-    tasks = source_tasks(pipeline, tuple(read_object(path)))
-    return SourceConfig(checkpoint, tasks) if tasks else None
 
 
 def _on_source(trees: SourceConfig, own: LightGBMConfig, build: Build) -> list[Learner]:

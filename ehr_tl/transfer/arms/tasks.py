@@ -6,6 +6,27 @@ from collections.abc import Sequence
 
 from ehr_tl.config import Pipeline
 from ehr_tl.errors import PipelineError
+from ehr_tl.models.checkpoint import SOURCE, checkpoint_path, checkpoint_tasks
+from ehr_tl.models.folder import read_object
+from ehr_tl.models.source import TASKS
+
+
+def asked_of_checkpoint(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The source tasks for which the checkpoint's trees, and its network's heads, are asked; no model is opened.
+
+    Both are asked the same: where a head alone knows the question itself, trees that know others are not asked instead.
+
+    Raises:
+        CheckpointError: The checkpoint is absent or broken.
+        PipelineError: `transfer.tasks` names a task that the checkpoint does not answer.
+    """
+    checkpoint = pipeline.transformer and pipeline.transformer.checkpoint
+    if not checkpoint:
+        return (), ()
+    told, heads = checkpoint_path(checkpoint) / SOURCE / TASKS, checkpoint_tasks(checkpoint)
+    trees = tuple(read_object(told)) if told.is_file() else ()
+    asked = source_tasks(pipeline, tuple(dict.fromkeys((*heads, *trees))))
+    return tuple(task for task in asked if task in trees), tuple(task for task in asked if task in heads)
 
 
 def source_tasks(pipeline: Pipeline, names: Sequence[str]) -> tuple[str, ...]:

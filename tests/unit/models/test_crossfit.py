@@ -294,6 +294,7 @@ def test_what_the_sources_taught_is_fitted_once_and_scored_as_it_stands(hospital
     own = scores.filter(pl.col("model") == schema.SOURCE)
     expected = fitted._fitted[schema.SOURCE][(0, 1)].logit(learners[1].prepare(events, rows), np.arange(rows.height))
     np.testing.assert_allclose(own["logit"], expected, atol=1e-9)
+    assert (own["lower"] < own["risk"]).all() and (own["risk"] < own["upper"]).all()  # it may not hold here
     for name, attribution in found.items():
         np.testing.assert_allclose(attribution.logit(), scores.filter(model=name)["logit"], atol=1e-6)
     blended = [each.shares for each in fitted.ensembles[schema.BLEND].combinations]

@@ -16,7 +16,7 @@ import torch
 
 from ehr_tl import schema
 from ehr_tl.cli import pretrain as cli
-from ehr_tl.config import Pipeline, TaskConfig, TransformerConfig
+from ehr_tl.config import TransformerConfig
 from ehr_tl.errors import EhrTlError, PipelineError, RunError
 from ehr_tl.events import Events
 from ehr_tl.files import locked
@@ -331,7 +331,7 @@ def test_questions_of_the_checkpoint_are_kept_where_nobody_asks_them(hospital, t
     assert torch.equal(found.model.tasks.weight, start.model.tasks.weight.half().float())
     save_checkpoint(tmp_path / "continued", found.model, prepared.vocabulary, "# A card\n")
     config = TransformerConfig(checkpoint=str(tmp_path / "continued"))
-    learners = network_arms(Pipeline("decline", "T", "?", "o", TaskConfig({}, "x", {}), transformer=config))
+    learners = network_arms(config, ["decline"])
     assert [each.name for each in learners] == [schema.SOURCE_HEAD, schema.PROBE, schema.FINETUNED]
     expected = found.model.tasks.weight[0].double().detach().numpy()
     assert np.array_equal(learners[0].pretrained.head.weight, expected)

@@ -9,8 +9,9 @@ import pytest
 from ehr_tl import schema
 from ehr_tl.config import LightGBMConfig, Pipeline, TaskConfig, TransferConfig, TransformerConfig
 from ehr_tl.errors import PipelineError
+from ehr_tl.files import read_json, write_json
 from ehr_tl.transfer.arms import arms, labelled_sources
-from ehr_tl.transfer.arms.tasks import source_tasks
+from ehr_tl.transfer.arms.tasks import asked_of_checkpoint, source_tasks
 
 PIPELINE = Pipeline(
     "decline",
@@ -65,6 +66,24 @@ def test_the_question_itself_is_asked_else_what_was_named_else_all():
     assert source_tasks(PIPELINE, ()) == ()
     with pytest.raises(PipelineError, match="'stay'"):
         source_tasks(named, ("death",))
+
+
+def test_where_a_head_alone_knows_the_question_trees_that_know_others_are_not_asked_instead(whole_checkpoint):
+    told = read_json(whole_checkpoint / "config.json")
+
+    def asked(name, heads, **transfer):
+        write_json(whole_checkpoint / "config.json", {**told, "tasks": heads})
+        transformer = TransformerConfig(str(whole_checkpoint), compare_from_scratch=False)
+        pipeline = replace(PIPELINE, name=name, transformer=transformer, transfer=TransferConfig(**transfer))
+        return asked_of_checkpoint(pipeline)
+
+    assert asked("decline", ["decline", "stay"]) == (("decline",), ("decline",))
+    assert asked("stay", ["decline", "stay"]) == ((), ("stay",))
+    assert asked("rise", ["decline", "stay"]) == (("rise",), ())  # the other way round
+    assert asked("other", ["decline", "stay"]) == (("decline", "rise"), ("decline", "stay"))
+    assert asked("other", ["stay"], tasks=("rise", "stay")) == (("rise",), ("stay",))
+    with pytest.raises(PipelineError, match="'fall', which the checkpoint does not answer"):
+        asked("other", ["stay"], tasks=("fall",))
 
 
 def test_arms_on_the_rows_of_sources_come_with_sources_that_can_label_the_question(whole_checkpoint, ward, caplog):
