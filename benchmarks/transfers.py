@@ -262,14 +262,16 @@ def _goal(words: str, cells: Sequence[Any], met: Any, shown: Any) -> str:
 
 
 def _page(found: Sequence[Mapping[str, Any]]) -> str:
-    """A chart per study, none of which loads anything."""
+    """A chart per study; it loads nothing."""
     css = (Path(chart.__code__.co_filename).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    links = [f"<a href='#{results['name']}'>{results['title']}</a>" for results in found]
     parts = [
-        f"<section><h2>{results['title']}</h2><p class='lead'>{'Synthetic data. ' * results['synthetic']}"
-        f"AUROC on {results['test']['subjects']:,} subjects, by number of cases.</p>"
-        f"<figure>{chart(results)}</figure></section>"
+        f"<section id='{results['name']}'><h2>{results['title']}</h2><p class='lead'>"
+        f"{'Synthetic data. ' * results['synthetic']}AUROC on {results['test']['subjects']:,} subjects, by number of "
+        f"local cases. Nothing here says that a model is fit for use on patients.</p><figure>{chart(results)}</figure>"
+        "</section>"
         for results in found
     ]
-    head = f"<meta charset='utf-8'><title>Transfer</title><style>{css}</style>"
-    note = "<p>Nothing here says that a model is fit for use on patients.</p>"
-    return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{note}{''.join(parts)}</main></body></html>"
+    head = f"<head><meta charset='utf-8'><title>Transfer</title><style>{css}</style></head>"
+    body = f"<body><main><nav>{''.join(links)}</nav><div>{''.join(parts)}</div></main></body>"
+    return f"<!doctype html><html lang='en'>{head}{body}</html>"
