@@ -80,7 +80,7 @@ def made_up(subjects: int = 2000, codes: int = 400, seed: int = SEED) -> Hospita
         parents={},
     )
     never = np.full(subjects, np.iinfo(np.int64).max // 2)
-    return Hospital(records, never, 15_000 * 24 * HOUR, 18_000 * 24 * HOUR, True)
+    return Hospital(records, never, 15_000 * 24 * HOUR, np.full(subjects, 18_000 * 24 * HOUR), True)
 
 
 def sources_of(hospitals: list[Hospital], options: argparse.Namespace) -> tuple[EhrConfig, list[Source]]:

@@ -31,15 +31,16 @@ class Hospital:
     Attributes:
         records: All events.
         death: Microseconds since 1970, a time beyond all others for the living, shape (S,).
-        opens, closes: The earliest honest prediction time and the export's end.
-        follows: Whether people are followed until the export's end. Where each patient's dates were moved by an amount
+        opens: The earliest honest prediction time.
+        closes: Until when each is followed, shape (S,): to the export's end, or to where their record was cut.
+        follows: Whether people are followed until `closes`. Where each patient's dates were moved by an amount
             of their own, nobody knows until when, and nothing can be foretold at random times.
     """
 
     records: Records
     death: np.ndarray
     opens: int
-    closes: int
+    closes: np.ndarray
     follows: bool
 
     def random_rows(
@@ -52,7 +53,7 @@ class Hospital:
         """
         if not self.follows:
             return self._ends(subjects, max_slots // 2)
-        first = np.full(len(self.records.subjects), self.closes)
+        first = self.closes.copy()
         some = np.diff(self.records.first_event) > 0
         first[some] = self.records.time[self.records.first_event[:-1][some]]
         start = np.maximum(first, self.opens)[subjects]
@@ -73,10 +74,20 @@ class Hospital:
         return rows.with_columns(pl.col("prediction_time").cast(schema.TIME))
 
 
-def read_hospital(events: Events, slot_hours: float, exclude: np.ndarray | None = None) -> Hospital:
+def read_hospital(
+    events: Events, slot_hours: float, exclude: np.ndarray | None = None, until: pl.DataFrame | None = None
+) -> Hospital:
     """Reads one source; slots are as wide as its adapter says, else `slot_hours`.
 
-    Of subjects whose ids are in `exclude` nothing is read, not even which codes they have.
+    Of subjects whose ids are in `exclude`, or who have no row in `until`, nothing is read, not even which codes they
+    have.
+
+    Args:
+        events: The events folder.
+        slot_hours: Width of a slot.
+        exclude: Ids of subjects, shape (n,).
+        until: Columns `subject_id` and `prediction_time`: each subject's record is cut at their last prediction time,
+            so that whatever comes later, death too, is not absent but unknown. None: no record is cut.
 
     Raises:
         RunError: The export's end is not known.
@@ -87,18 +98,25 @@ def read_hospital(events: Events, slot_hours: float, exclude: np.ndarray | None 
         )
     if events.export.end is None:
         raise RunError(f"{events.folder} does not tell when its export ended", expected="events with times")
-    subjects = events.subjects["subject_id"].unique().sort().to_numpy()
-    kept = pl.DataFrame({"subject_id": subjects[~np.isin(subjects, [] if exclude is None else exclude)]})
-    rows = kept.with_columns(prediction_time=pl.lit(datetime.max, schema.TIME))
-    records = read_records(events, None if exclude is None else rows, events.export.slot_hours or slot_hours)
+    kept = events.subjects.select("subject_id").unique()
+    if exclude is not None:
+        kept = kept.filter(~pl.col("subject_id").is_in(exclude))
+    if until is None:
+        rows = kept.with_columns(prediction_time=pl.lit(datetime.max, schema.TIME))
+    else:
+        rows = until.join(kept, on="subject_id", how="semi")
+    last = rows.group_by("subject_id").agg(pl.col("prediction_time").max()).sort("subject_id")
+    whole = exclude is None and until is None
+    records = read_records(events, None if whole else last, events.export.slot_hours or slot_hours)
+    closes = np.minimum(last["prediction_time"].dt.timestamp("us").to_numpy(), _microseconds(events.export.end))
     deaths = events.scan().filter((pl.col("code") == schema.DEATH) & pl.col("time").is_not_null())
-    dead = deaths.group_by("subject_id").agg(pl.col("time").min().dt.timestamp("us"))
-    known = dead.join(kept.lazy(), on="subject_id", how="semi").collect()
+    dead = deaths.group_by("subject_id").agg(pl.col("time").min())
+    known = dead.join(last.lazy(), on="subject_id").filter(pl.col("time") <= pl.col("prediction_time")).collect()
     death = np.full(len(records.subjects), _NEVER)
-    death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].to_numpy()
+    death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].dt.timestamp("us").to_numpy()
     opens = events.export.index_from
     opened = _microseconds(opens) if opens else -_NEVER
-    return Hospital(records, death, opened, _microseconds(events.export.end), not events.export.dates_shifted)
+    return Hospital(records, death, opened, closes, not events.export.dates_shifted)
 
 
 def _microseconds(time: Any) -> int:
@@ -126,7 +144,7 @@ class Foresight:
         self._death = number[schema.DEATH]
 
     def targets(self, asked: Sequences, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each outcome follows, and which windows had closed by the export's end.
+        """Whether each outcome follows, and which windows had closed while the subject was followed.
 
         Args:
             asked: Rows over this hospital's records.
@@ -148,4 +166,4 @@ class Foresight:
             within = wait <= horizon
             target[row[of[within]], self._counted[which[within]], h] = 1
             target[:, self._death, h] = self.hospital.death[subject] - time <= horizon
-        return target, time[:, None] + self.horizons <= self.hospital.closes
+        return target, time[:, None] + self.horizons <= self.hospital.closes[subject, None]

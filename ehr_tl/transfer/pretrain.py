@@ -66,7 +66,7 @@ class Prepared:
         events: The sources.
         recipe: How the checkpoint is made.
         start: The checkpoint that is continued from; None: from nothing.
-        tasks: The sources' own questions, labelled; none where pretraining is continued.
+        tasks: The sources' own questions, labelled; none where pretraining is continued or records are cut.
         vocabulary: Codes and values of those who train.
         network: The architecture.
         sources: The sources as the loop reads them.
@@ -98,9 +98,10 @@ class Prepared:
         for source in self.sources:
             hospital, labels = source.hospital, source.labels
             records, encoding = hospital.records, source.encoding
-            digest.update(repr((records.slot_hours, hospital.opens, hospital.closes, hospital.follows)).encode())
+            digest.update(repr((records.slot_hours, hospital.opens, hospital.follows)).encode())
             for array in (
-                *(records.subjects, records.birth, records.gender, records.time, records.code, hospital.death),
+                *(records.subjects, records.birth, records.gender, records.time, records.code),
+                *(hospital.death, hospital.closes),
                 *vars(encoding).values(),
                 *(labels.rows["subject_id"].to_numpy(), labels.rows["prediction_time"].to_numpy(), labels.values),
                 *source.members.values(),
@@ -177,17 +178,25 @@ def make_checkpoint(
 
 
 def prepare(
-    events: Many[Events], recipe: Recipe, start: Checkpoint | None = None, exclude: np.ndarray | None = None
+    events: Many[Events],
+    recipe: Recipe,
+    start: Checkpoint | None = None,
+    exclude: np.ndarray | None = None,
+    until: pl.DataFrame | None = None,
 ) -> Prepared:
-    """Reads and labels the sources, and fits the vocabulary on those who train; see `make_checkpoint`."""
+    """Reads and labels the sources, and fits the vocabulary on those who train; see `make_checkpoint`.
+
+    With `until`, only its subjects are read, each up to their last prediction time (`foresight.read_hospital`), and the
+    sources' questions, whose labels may come later, are not asked.
+    """
     began = time.monotonic()
     slot_hours = start.model.config.slot_hours if start else recipe.network.slot_hours
     _check_excluded(events, exclude)
-    hospitals = [read_hospital(each, slot_hours, exclude) for each in events]
+    hospitals = [read_hospital(each, slot_hours, exclude, until) for each in events]
     members = [_members(each, start is not None) for each in hospitals]
     if not any(len(each[TRAIN]) for each in members):
         raise RunError("Nobody is left to learn from", expected="subjects that are not excluded")
-    tasks = [] if start else label_tasks(events, recipe.tasks, exclude)
+    tasks = [] if start or until is not None else label_tasks(events, recipe.tasks, exclude)
     vocabulary = _vocabulary(hospitals, [each[TRAIN] for each in members], recipe, start)
     network = _network(hospitals, vocabulary, tasks, recipe, start)
     outcomes, horizons = network.outcomes, network.horizons_days

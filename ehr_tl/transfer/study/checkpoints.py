@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from ehr_tl.errors import RunError
 from ehr_tl.events import Events
@@ -20,7 +21,6 @@ from ehr_tl.transfer.pretrain import Prepared, prepare, train, write
 from ehr_tl.transfer.recipe import BASE, Recipe, load_recipe
 from ehr_tl.transfer.seen import refuse_seen
 from ehr_tl.transfer.study.config import Study
-from ehr_tl.transfer.study.populations import members
 from ehr_tl.transfer.study.setting import Setting
 
 log = logging.getLogger("ehr_tl")
@@ -49,17 +49,17 @@ def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
         places = {seed: folder / key(study) / f"seed_{seed}" for seed in study.seeds}
         recipe = load_recipe(study.recipe)
         begin = lambda: prepare([source.events], recipe, None, source.outside)
-        found = _made(places, begin, _digest(source.events, recipe, None, source.outside))
+        found = _made(places, begin, _digest(source.events, recipe, unseen=source.outside))
     for path in set(found.values()):
         refuse_seen(path, setting.target, setting.subject)
     return found
 
 
 def continued(setting: Setting, start: dict[int, Path | None], folder: Path) -> dict[int, Path | None]:
-    """Each seed's checkpoint carried on with the target's records, all but those of the test part.
+    """Each seed's checkpoint carried on with the target's labelled subjects, those of the test part left out.
 
-    They are read whole, beyond the prediction time and whoever is drawn: of the others' later course it knows more than
-    the few labels of a cell tell. So its arm is compared and takes no part in the blend.
+    Each record is read up to that subject's last prediction time, so nothing is learned that was not known then. But it
+    has read more people than were drawn: so its arm is compared and takes no part in the blend.
 
     Raises:
         CheckpointError: One has seen somebody of the test part.
@@ -69,15 +69,15 @@ def continued(setting: Setting, start: dict[int, Path | None], folder: Path) -> 
     if study.continued is None:
         return dict.fromkeys(start)
     recipe = load_recipe(study.continued)
-    everybody, local = target.subjects["subject_id"].to_numpy(), members(study.target, target)
-    unseen = np.union1d(setting.draws.test, np.setdiff1d(everybody, local))
+    tested = pl.col("subject_id").is_in(setting.draws.test)
+    until = setting.rows.filter(~tested).select("subject_id", "prediction_time")
     found: dict[int, Path | None] = {}
     for seed, path in start.items():
         if path is None:
             found[seed] = None
             continue
-        begin = lambda path=path: prepare([target], recipe, load_own_checkpoint(path), unseen)
-        found |= _made({seed: folder / f"seed_{seed}"}, begin, _digest(target, recipe, path, unseen))
+        begin = lambda path=path: prepare([target], recipe, load_own_checkpoint(path), until=until)
+        found |= _made({seed: folder / f"seed_{seed}"}, begin, _digest(target, recipe, path, until=until))
         refuse_seen(found[seed], target, setting.draws.test)
     return found
 
@@ -129,12 +129,21 @@ def _check_digest(place: Path, told: Path, digest: str) -> None:
         )
 
 
-def _digest(events: Events, recipe: Recipe, start: Path | None, unseen: np.ndarray) -> str:
+def _digest(
+    events: Events,
+    recipe: Recipe,
+    start: Path | None = None,
+    unseen: np.ndarray | None = None,
+    until: pl.DataFrame | None = None,
+) -> str:
     """A digest of what a checkpoint is made from, its seed aside."""
     said = {
         "events": fingerprint(events.folder / "data", events.folder / "metadata" / "codes.parquet"),
         "recipe": asdict(recipe),
         "start": start and fingerprint(start),
-        "unseen": hashlib.sha256(np.sort(unseen).tobytes()).hexdigest(),
     }
+    if unseen is not None:
+        said["unseen"] = hashlib.sha256(np.sort(unseen).tobytes()).hexdigest()
+    if until is not None:
+        said["until"] = hashlib.sha256(until.write_csv().encode()).hexdigest()
     return hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -60,8 +60,9 @@ class Study:
         checkpoint: What is transferred: a shipped checkpoint or a folder. Default: one pretrained on the source alone
             for each seed; without a source, nothing.
         recipe: How that is done.
-        continued: A recipe by which the checkpoint is carried on with the target's records, those of the test part left
-            out; the arm `continued` is the probe on that. Default: there is no such arm.
+        continued: A recipe by which the checkpoint is carried on with the target's labelled subjects up to their
+            prediction time, those of the test part left out; the arm `continued` is the probe on that. Default: there
+            is no such arm.
         seeds: Of pretraining, in turn from repeat to repeat.
         cases: Numbers of local subjects, or `all`.
         shots: Instead: numbers of subjects of each class, or `all`, as few-shot benchmarks have it.

@@ -65,6 +65,19 @@ def test_targets_are_what_follows_within_the_horizon(write_events):
     assert closed.tolist() == [[True, True], [True, True], [True, True], [True, False]]
 
 
+def test_a_record_that_is_cut_is_followed_no_longer(write_events):
+    facts = [(s, day(d), f"X//{'ab'[d // 20]}") for s in (1, 2, 3) for d in (0, 10, 20)] + [(1, day(30), "MEDS_DEATH")]
+    source = read_hospital(write_events(facts, end=day(100)), 24, until=rows((1, 5), (1, 15), (2, 70)))
+    assert source.records.subjects.tolist() == [1, 2]
+    foresight = Foresight(source, ["MEDS_DEATH", "X//a", "X//b"], [7, 30])
+    target, closed = foresight.targets(build_sequences(source.records, rows((1, 5), (2, 5)), 8), np.arange(2))
+    assert target.tolist() == [[[0, 0], [1, 1], [0, 0]], [[0, 0], [1, 1], [0, 1]]]
+    assert closed.tolist() == [[True, False], [True, True]]
+    drawn = source.random_rows(200, np.array([0, 1]), 8, np.random.default_rng(0))
+    last = dict(drawn.group_by("subject_id").agg(pl.col("prediction_time").max()).rows())
+    assert last[1] <= day(15) < day(60) < last[2] <= day(70)
+
+
 def test_the_next_slot_is_that_of_the_same_sequence(write_events):
     facts = [(1, day(0), "X//a"), (1, day(1), "X//b"), (1, day(1), "X//c"), (1, day(2), "X//a"), (2, day(0), "X//d")]
     values = [(s, day(d), "X//v", 10.0 * d, "mg") for s in (1, 2) for d in range(10)]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -70,6 +71,35 @@ def test_a_source_is_pretrained_without_anybody_of_the_target(study, clinic, tmp
     other = replace(study, target=study.source, source=None, checkpoint=str(made[0]))
     with pytest.raises(CheckpointError, match="was pretrained on"):
         transferred(set_up(other, {"clinic": events.folder}), tmp_path / "pretrained")
+
+
+def test_a_checkpoint_is_carried_on_with_what_was_known_at_the_prediction_times(study, clinic, write_events, tmp_path):
+    events, everybody = clinic()
+    labelled = everybody.filter(pl.col("subject_id") % 2 == 1)
+    columns = ["subject_id", "time", "code", "numeric_value", "unit"]
+    facts = events.scan().select(columns).collect().rows()
+    asked = labelled["prediction_time"][0]
+    later = [(*fact[:2], "OTHER", *fact[3:]) for fact in facts if fact[2] == "ILL"]
+    later += [(subject, asked + timedelta(days=30), "MEDS_DEATH") for subject in range(1, 50)]
+    later += [(subject, asked - timedelta(days=2), "LAB", 9.0, "mg") for subject in range(300, 350)]  # have no row
+    earlier = [(*fact[:3], 9.0, *fact[4:]) if fact[2] == "LAB" else fact for fact in facts]
+    told = {
+        "as it is": facts,
+        "later": [fact for fact in facts if fact[2] != "ILL"] + later,
+        "earlier": earlier,
+    }
+    [start] = transferred(set_up(study, {"clinic": events.folder}), tmp_path / "pretrained").values()
+    further = replace(study, source=None, checkpoint=str(start), continued=study.recipe)
+    weights = {}
+    for name, facts in told.items():
+        setting = of_cohort(further, study.question(), write_events(facts, folder=tmp_path / name), labelled)
+        [path] = continued(setting, {0: start}, tmp_path / "further" / name).values()
+        weights[name] = (path / "model.safetensors").read_bytes(), (path / "vocabulary.json").read_bytes()
+    assert weights["later"] == weights["as it is"] != weights["earlier"]
+
+    other = labelled.with_columns(pl.col("prediction_time") + timedelta(hours=1))
+    with pytest.raises(RunError, match="was made from other records"):
+        continued(of_cohort(further, study.question(), setting.target, other), {0: start}, path.parent)
 
 
 def test_nobody_is_on_both_sides(study, clinic):
