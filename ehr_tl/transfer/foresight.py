@@ -113,7 +113,8 @@ def read_hospital(
     dead = deaths.group_by("subject_id").agg(pl.col("time").min())
     known = dead.join(last.lazy(), on="subject_id").filter(pl.col("time") <= pl.col("prediction_time")).collect()
     death = np.full(len(records.subjects), _NEVER)
-    death[np.searchsorted(records.subjects, known["subject_id"].to_numpy())] = known["time"].dt.timestamp("us").to_numpy()
+    place = np.searchsorted(records.subjects, known["subject_id"].to_numpy())
+    death[place] = known["time"].dt.timestamp("us").to_numpy()
     opens = events.export.index_from
     opened = _microseconds(opens) if opens else -_NEVER
     return Hospital(records, death, opened, closes, not events.export.dates_shifted)
