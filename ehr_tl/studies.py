@@ -85,7 +85,8 @@ def learning_curve(
 ) -> dict[str, Any]:
     """How well each arm of a run would do with fewer cases, and what more of them would bring.
 
-    Half of the run's subjects are the test part in all repeats, so what is told of all cases is told of the other half.
+    Half of the run's subjects are the test part in all repeats, so what is told of all cases is told of the other half;
+    where the run holds out whole sites, so does the curve, and half is what whole sites come nearest to.
 
     Args:
         run: A run whose stage `cohort` is done.
@@ -176,7 +177,7 @@ def _results(setting: Setting, sizes: Sequence[Size]) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "repeats": study.repeats,
         "resamples": study.resamples,
-        "test": {"subjects": len(draws.test), "events": draws.test_events},
+        "test": {"subjects": len(draws.test), "events": draws.test_events, "sites": draws.test_sites},
         "sizes": told,
         "seconds": round(sum(size["seconds"] for size in told), 1),
     }

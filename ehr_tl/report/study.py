@@ -8,6 +8,7 @@ from typing import Any
 from ehr_tl.report.arms import ARMS
 from ehr_tl.report.learning_curve import MEASURES, chart, estimate
 from ehr_tl.report.words import count, decimal
+from ehr_tl.wording import counted
 
 #: What is said of differences, by the name that results have for them.
 DIFFERENCES = {
@@ -100,9 +101,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 def told(results: Mapping[str, Any]) -> str:
     """How it was done, in a paragraph."""
     test = results["test"]
+    of = f", all of {counted(test['sites'], 'site')} that no case is from" if test["sites"] else ""
     synthetic, seeds = "Synthetic data. " if results["synthetic"] else "", len(results["seeds"])
     return (
-        f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome; "
+        f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome{of}; "
         f"{results['repeats']} repeats, {seeds} seed{'s' * (seeds > 1)} of pretraining. Mean over repeats (slope: "
         f"median) with 95% intervals, {results['resamples']:,} paired resamples of subjects and repeats. "
         f"Cells: {results['seconds']:,.0f} s. Nothing here says that a model is fit for use on patients."

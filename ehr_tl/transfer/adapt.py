@@ -77,10 +77,11 @@ def adapt(
         subject: Whom each row belongs to, shape (n,).
         train: Positions of the cases.
         seed: Fixes folds and fits.
-        site: Where each row comes from, shape (n,): sites are then held out of a fold whole.
+        site: Where each row comes from, shape (n,): sites are then held out whole, if the cases are of so many that
+            each fold leaves some with and some without the outcome; else subjects are, as without it.
 
     Raises:
-        CohortError: Fewer than two subjects with or without the outcome, or folds by site cannot hold some of each.
+        CohortError: Fewer than two subjects with or without the outcome.
     """
     train = np.asarray(train)
     fold = _folds(labels[train], subject[train], site if site is None else site[train], seed)
@@ -123,17 +124,12 @@ def _folds(label: np.ndarray, subject: np.ndarray, site: np.ndarray | None, seed
             fix="draw more cases, or use the source's scores as they are",
         )
     folds = min(FOLDS, rarer)
-    if site is None:
-        return subject_folds(subject, label, folds, seed)
-    folds = min(folds, len(np.unique(site)))
-    fold = site_folds(site, subject, label, folds, seed)
-    if folds < 2 or any(len(np.unique(label[fold != number])) < 2 for number in range(folds)):
-        raise CohortError(
-            "Without one fold of sites the cases are all alike",
-            expected="cases with and without the outcome at two sites at least",
-            fix="hold subjects out instead of sites (evaluation.sites)",
-        )
-    return fold
+    if site is not None:
+        number = min(folds, len(np.unique(site)))
+        fold = site_folds(site, subject, label, number, seed)
+        if all(len(np.unique(label[fold != each])) == 2 for each in range(number)):
+            return fold
+    return subject_folds(subject, label, folds, seed)
 
 
 def _positive(label: np.ndarray, subject: np.ndarray) -> int:

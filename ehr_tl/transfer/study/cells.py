@@ -108,15 +108,16 @@ class Cells:
             self.setting.test,
             self.setting.study.seed + draw.repeat,
         )
-        labels, subject = self.setting.labels, self.setting.subject
+        labels, subject, site = self.setting.labels, self.setting.subject, self.setting.site
         if min(draw.events, len(draw.subjects) - draw.events) < FEWEST:  # nothing that must be learned here can be
             return self._as_is(train, test, seed), {"weights": {}, "fitting": {}}
         learners = [Remembering(learner) for learner in self.learners]
-        adapted = adapt(learners, self.inputs, labels, subject, train, seed=seed)
+        adapted = adapt(learners, self.inputs, labels, subject, train, seed=seed, site=site)
         logits = adapted.logits(self.inputs, test)
         tabular = [learner for learner in learners if learner.name not in NETWORKS]
         if BLEND in logits and 0 < len(tabular) < len(learners):
-            without = adapt(tabular, self.inputs, labels, subject, train, seed=seed)  # its fits are remembered
+            # Its fits are remembered.
+            without = adapt(tabular, self.inputs, labels, subject, train, seed=seed, site=site)
             logits[TABULAR_BLEND] = list(without.logits(self.inputs, test).values())[-1]
         fitting = {learner.name: round(learner.seconds, 2) for learner in learners}
         return logits, {"weights": adapted.weights, "fitting": fitting}

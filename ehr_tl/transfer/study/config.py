@@ -68,7 +68,8 @@ class Study:
         shots: Instead: numbers of subjects of each class, or `all`, as few-shot benchmarks have it.
         repeats: Draws of local cases.
         seed: Fixes the test part, the draws and the fits.
-        test_share: Share of the target's labelled subjects who are the test part in all repeats.
+        test_share: Share of the target's labelled subjects who are the test part in all repeats; of whole sites, where
+            the pipeline holds these out.
         arms: The models that take part (`schema`). Default: those that the pipeline names, else all that can be had.
         from_scratch: Also compare with the transformer without pretraining, which takes long.
         resamples: Bootstrap resamples behind each interval.

@@ -1,4 +1,4 @@
-"""Who is tested on and whose cases are local: fixed by the seed, the subjects and their labels, and by nothing else."""
+"""Who is tested on and whose cases are local: fixed by the seed, the subjects, their labels and sites alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import polars as pl
 
 from ehr_tl.errors import CohortError
 from ehr_tl.transfer.study.config import ALL, Study
+from ehr_tl.wording import counted
 
 #: Subjects of each class that there must be to cross-validate, among local cases and among those tested on.
 FEWEST = 2
+
+#: Divisions of sites that are tried.
+_TRIALS = 1000
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class Draws:
     Attributes:
         test: Ids of the subjects who are tested on, sorted.
         test_events: How many of them have the outcome.
+        test_sites: How many whole sites the test part is; None: it is drawn by subject.
         each: The draws, repeat by repeat, sizes ascending. Within a repeat, a smaller one is part of a larger one.
     """
 
     test: np.ndarray
     test_events: int
+    test_sites: int | None
     each: tuple[Draw, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -61,34 +67,66 @@ class Draws:
         }
 
 
-def draw_cases(study: Study, labelled: pl.DataFrame) -> Draws:
+def draw_cases(study: Study, labelled: pl.DataFrame, sites: pl.DataFrame | None = None) -> Draws:
     """Sets the test part aside, and draws local cases from the rest.
 
     The test part has the cohort's share of subjects with the outcome, and so has each number of `cases`, with at least
     `FEWEST` of either class. Of `shots` there are as many of each class, or all where there are fewer. Sizes beyond
     those who are left are passed over. `all` is drawn once for each seed of pretraining: it is the same every time.
+    With `sites` the test part is all subjects of some sites, which together come as near to these shares as they can.
 
     Args:
         study: Seed, sizes and repeats.
         labelled: The target's labelled rows (`schema.COHORT`). A subject has the outcome when any row has.
+        sites: `subject_id` and `site` of all subjects, where sites are tested on whole.
 
     Raises:
-        CohortError: There are too few subjects of a class, or no size can be drawn.
+        CohortError: There are too few subjects of a class, or too few sites, or no size can be drawn.
     """
     people = labelled.group_by("subject_id").agg(pl.col("boolean_value").any()).sort("subject_id")
     ids, ill = people["subject_id"].to_numpy(), people["boolean_value"].to_numpy()
     groups = [np.random.default_rng((study.seed, number)).permutation(ids[ill == bool(number)]) for number in (1, 0)]
-    tested = [round(study.test_share * len(group)) for group in groups]
-    pools = [group[number:] for group, number in zip(groups, tested)]
-    _check(tested, pools)
-    test = np.sort(np.concatenate([group[:number] for group, number in zip(groups, tested)]))
+    if sites is None:
+        number, tested = None, [np.arange(len(group)) < round(study.test_share * len(group)) for group in groups]
+    else:
+        site = people.join(sites, on="subject_id", how="left", maintain_order="left")["site"].to_numpy()
+        chosen = _test_sites(study, site, ill)
+        number, tested = len(chosen), [np.isin(group, ids[np.isin(site, chosen)]) for group in groups]
+    pools = [group[~mine] for group, mine in zip(groups, tested)]
+    _check([int(mine.sum()) for mine in tested], pools)
+    test = np.sort(np.concatenate([group[mine] for group, mine in zip(groups, tested)]))
     each = [draw for repeat in range(study.repeats) for draw in _repeat(study, repeat, pools)]
     if not each:
         raise CohortError(
             f"{sum(map(len, pools))} subjects are left beside the test part, fewer than any size of the study",
             expected=f"one that can be drawn, or {ALL!r}",
         )
-    return Draws(test, tested[0], tuple(each))
+    return Draws(test, int(tested[0].sum()), number, tuple(each))
+
+
+def _test_sites(study: Study, site: np.ndarray, ill: np.ndarray) -> np.ndarray:
+    """The sites that are tested on: of many random divisions the one whose share of either class is nearest to right.
+
+    Args:
+        study: Seed and share.
+        site, ill: Of each subject, shape (n,).
+    """
+    sites, home = np.unique(site, return_inverse=True)
+    there = np.column_stack([np.bincount(home[ill == whether], minlength=len(sites)) for whether in (True, False)])
+    random = np.random.default_rng((study.seed, 2))
+    order = random.permuted(np.tile(np.arange(len(sites)), (_TRIALS, 1)), axis=1)
+    taken = there[order].cumsum(axis=1)[:, :-1]  # of the first site of each order, the first two, and so on
+    enough = (np.minimum(taken, there.sum(axis=0) - taken) >= FEWEST).all(axis=2)
+    if not enough.any():
+        raise CohortError(
+            f"The target's subjects are from {counted(len(sites), 'site')}: no division of whole sites leaves "
+            f"{FEWEST} subjects with and {FEWEST} without the outcome both in the test part and outside of it",
+            expected="two sites or more with subjects of both kinds",
+            fix="leave evaluation.sites out of the pipeline, so that subjects are set aside and not sites",
+        )
+    away = ((taken / there.sum(axis=0) - study.test_share) ** 2).sum(axis=2)
+    trial, last = np.unravel_index(np.argmin(np.where(enough, away, np.inf)), away.shape)
+    return sites[order[trial, : last + 1]]
 
 
 def _repeat(study: Study, repeat: int, pools: list[np.ndarray]) -> list[Draw]:

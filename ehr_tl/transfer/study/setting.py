@@ -12,6 +12,7 @@ import polars as pl
 
 from ehr_tl import schema
 from ehr_tl.cohort import build_cohort
+from ehr_tl.cohort.sites import subject_sites
 from ehr_tl.config import Pipeline
 from ehr_tl.errors import CohortError, PipelineError
 from ehr_tl.events import Events
@@ -48,6 +49,7 @@ class Setting:
         rows: The target's labelled rows, test part and all (`schema.ROWS`), sorted.
         draws: The test part, and the local cases of each repeat and size.
         source: The source; None: there is none.
+        site: Where each of `rows` comes from, where sites are held out whole; None: subjects are.
         lent: Events and labelled rows (`schema.COHORT`) of other hospitals that the pooled arms learn from as well.
     """
 
@@ -57,6 +59,7 @@ class Setting:
     rows: pl.DataFrame
     draws: Draws
     source: Source | None = None
+    site: np.ndarray | None = None
     lent: tuple[tuple[Events, pl.DataFrame], ...] = ()
 
     @property
@@ -107,10 +110,15 @@ def of_cohort(
     lent: Sequence[tuple[Events, pl.DataFrame]] = (),
 ) -> Setting:
     """The same of a target whose rows are labelled already (`schema.COHORT`)."""
+    prefix = pipeline.evaluation.sites
+    sites = subject_sites(target, prefix) if prefix is not None else None
     rows = labelled.with_columns(split=pl.lit(schema.HELD_OUT)).select(list(schema.ROWS))
     pipeline = replace(pipeline, transfer=replace(pipeline.transfer, sources=()))  # they are given as rows
     rows = rows.sort("subject_id", "prediction_time")
-    return Setting(study, pipeline, target, rows, draw_cases(study, labelled), source, tuple(lent))
+    site = None
+    if sites is not None:
+        site = rows.join(sites, on="subject_id", how="left", maintain_order="left")["site"].to_numpy()
+    return Setting(study, pipeline, target, rows, draw_cases(study, labelled, sites), source, site, tuple(lent))
 
 
 def _check_apart(study: Study, events: Mapping[str, Events], local: np.ndarray) -> None:

@@ -119,5 +119,14 @@ def test_sites_are_held_out_whole():
     adapt([local], of(truth, local), label, subject, np.arange(240), seed=0, site=site)
     for fit in local.fits:
         assert len(set(site[fit]) & set(site[np.setdiff1d(np.arange(240), fit)])) == 0
-    with pytest.raises(CohortError, match="sites"):
-        adapt([local], of(truth, local), label, subject, np.arange(240), seed=0, site=np.full(240, "one"))
+
+
+def test_where_sites_are_too_few_subjects_are_held_out():
+    truth, label, subject = hospital(240)
+    positive = np.where(label == 1, "all who have it", "the others")
+    logits = []
+    for site in (None, np.full(240, "one"), positive):
+        local = LineLearner(schema.LIGHTGBM)
+        adapted = adapt([local], of(truth, local), label, subject, np.arange(240), seed=0, site=site)
+        logits.append(adapted.logits(of(truth, local), np.arange(240))[schema.LIGHTGBM])
+    assert (logits[0] == logits[1]).all() and (logits[0] == logits[2]).all()

@@ -117,6 +117,25 @@ def test_the_test_parts_labels_are_not_looked_at(clinic, tmp_path, learners):
     assert logits[0][0][1].equals(logits[1][0][1])
 
 
+def test_where_sites_are_held_out_no_model_has_seen_the_site_of_whom_it_scores(
+    clinic, write_events, tmp_path, learners, monkeypatch
+):
+    events, labelled = clinic()
+    facts = events.scan().select("subject_id", "time", "code", "numeric_value", "unit").collect().rows()
+    facts = [(s, time, f"UNIT//{s % 6}" if "UNIT" in code else code, *more) for s, time, code, *more in facts]
+    pipeline = replace(PIPELINE, evaluation=replace(PIPELINE.evaluation, sites="UNIT//"))
+    few = replace(STUDY, cases=(64,), repeats=1, seeds=(0,))
+    setting = of_cohort(few, pipeline, write_events(facts, folder=tmp_path / "sited"), labelled)
+    fit, trained = learners[0].fit, []
+    monkeypatch.setattr(learners[0], "fit", lambda *given, **more: trained.append(given[2]) or fit(*given, **more))
+    [draw] = setting.draws.each
+    Cells(setting, 0, None, None, tmp_path / "cells", "")(draw)
+    cases, unit = setting.positions(draw.subjects), setting.subject % 6
+    assert len(set(unit[setting.test])) == 3 and len(trained) == 4  # without each of three sites, and with all
+    for train in trained:
+        assert not set(unit[train]) & {*unit[setting.test], *unit[np.setdiff1d(cases, train)]}
+
+
 def test_networks_alone_are_blended_and_have_no_blend_without_themselves(both, made_up, monkeypatch):
     setting, cells = both
     monkeypatch.setattr(module, "arms", lambda pipeline, sources: [made_up(PROBE), made_up(FINETUNED, 0.5)])

@@ -62,6 +62,45 @@ def test_draws_are_nested_stratified_and_apart_from_the_test_part(positive, nega
             assert np.isin(small.subjects, large.subjects).all()
 
 
+def at_sites(*sizes: tuple[int, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A cohort of sites with so many subjects with and without the outcome, and who is from where."""
+    people = [(site, ill) for site, both in enumerate(sizes) for ill, n in zip((True, False), both) for _ in range(n)]
+    rows = [(s, DAY, ill) for s, (_, ill) in enumerate(people, 1)]
+    sites = pl.DataFrame({"subject_id": range(1, len(people) + 1), "site": [f"SITE//{site}" for site, _ in people]})
+    return pl.DataFrame(rows, schema=schema.COHORT, orient="row"), sites
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "tested"),
+    [
+        ([(10, 40)] * 4, 0.5, (20, 80)),
+        ([(10, 40)] * 10, 0.05, (10, 40)),  # one at least
+        ([(10, 40)] * 10, 0.95, (90, 360)),
+        ([(60, 100), (20, 50), (20, 50)], 0.5, None),
+        ([(30, 10), (2, 100), (2, 0), (0, 50)], 0.5, None),
+    ],
+)
+def test_whole_sites_are_tested_on(sizes, share, tested):
+    labelled, sites = at_sites(*sizes)
+    found = draw_cases(replace(STUDY, test_share=share), labelled, sites)
+    site, [rest, *_] = dict(sites.rows()), [draw.subjects for draw in found.each if draw.size == ALL]
+    inside, outside = ({site[s] for s in some.tolist()} for some in (found.test, rest))
+    assert inside and outside and not inside & outside and len(inside) == found.test_sites
+    assert len(found.test) + len(rest) == labelled.height
+    without = len(found.test) - found.test_events
+    assert FEWEST <= found.test_events <= sum(ill for ill, _ in sizes) - FEWEST
+    assert FEWEST <= without <= sum(well for _, well in sizes) - FEWEST
+    assert tested is None or tested == (found.test_events, without)
+    again = draw_cases(replace(STUDY, test_share=share), labelled.reverse(), sites.reverse())
+    assert again.to_json() == found.to_json()
+
+
+def test_sites_that_cannot_be_set_apart_are_told():
+    for sizes in ([(30, 70)], [(30, 70), (1, 40)], [(30, 0), (0, 70)]):
+        with pytest.raises(CohortError, match=f"from {len(sizes)} site.*no division of whole sites.*evaluation.sites"):
+            draw_cases(STUDY, *at_sites(*sizes))
+
+
 def test_repeats_draw_others_and_a_seed_draws_the_same_from_any_order_of_rows():
     rows = cohort(30, 70, each=3)
     found = draw_cases(STUDY, rows)

@@ -101,7 +101,8 @@ def results(truth, cells):
     found = sizes_of(cells, *truth[1:], RESAMPLES, 3)
     told = {"name": "made_up", "title": "Made <up>", "question": "Who?", "outcome": "Ill", "target": "here"}
     told |= {"source": None, "checkpoint": None, "synthetic": True, "notice": "", "shots": False, "seeds": [0, 1]}
-    told |= {"repeats": 3, "resamples": RESAMPLES, "test": {"subjects": 200, "events": 60}, "seconds": 6.0}
+    told |= {"repeats": 3, "resamples": RESAMPLES, "seconds": 6.0}
+    told["test"] = {"subjects": 200, "events": 60, "sites": None}
     return told | {"sizes": [size.to_json() for size in found]}
 
 
@@ -116,6 +117,8 @@ def test_tables_say_what_was_found(results):
     assert text.startswith(
         "# Made <up>\n\nSynthetic data. 200 subjects tested on, 60 of them with the outcome; 3 repeats"
     )
+    told = markdown(results | {"test": results["test"] | {"sites": 3}})
+    assert "60 of them with the outcome, all of 3 sites that no case is from; 3 repeats" in told
     assert "| source trees as they are |" in text and "| arm | 16 (4 of 16) | 64 (16 of 64) |" in text
 
 
