@@ -101,7 +101,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 def told(results: Mapping[str, Any]) -> str:
     """How it was done, in a paragraph."""
     test = results["test"]
-    of = f", all of {counted(test['sites'], 'site')} that no case is from" if test["sites"] else ""
+    of = f", all of {counted(test['sites'], 'site')} that no case is from" if test.get("sites") else ""
     synthetic, seeds = "Synthetic data. " if results["synthetic"] else "", len(results["seeds"])
     return (
         f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome{of}; "
