@@ -48,6 +48,17 @@ class Matching:
         return f" {self.words}"
 
 
+@dataclass(frozen=True)
+class Distinct:
+    """The items of a list differ."""
+
+    def holds(self, value: tuple[Any, ...]) -> bool:
+        return len(set(value)) == len(value)
+
+    def __str__(self) -> str:
+        return ", each once"
+
+
 #: It becomes the name of a folder, so it must not lead to another one.
 Name = Annotated[str, Matching(r"\w[\w.-]{0,99}", "of letters, digits, '_', '-' and '.', such as kidney_disease")]
 Said = Annotated[str, Matching(r"\s*\S[\s\S]*", "that says something")]
@@ -134,9 +145,9 @@ class TransferConfig:
         arms: The models that take part (`schema.LIGHTGBM` and so on). Default: all that can be had.
     """
 
-    tasks: tuple[Name, ...] = ()
-    sources: tuple[str, ...] = ()
-    arms: tuple[Name, ...] = ()
+    tasks: Annotated[tuple[Name, ...], Distinct()] = ()
+    sources: Annotated[tuple[str, ...], Distinct()] = ()
+    arms: Annotated[tuple[Name, ...], Distinct()] = ()
 
 
 @dataclass(frozen=True)
@@ -327,7 +338,7 @@ def build(cls: type[T], raw: Any, where: str, error: type[Exception]) -> T:
     """Builds a (nested) dataclass from plain JSON or YAML values; unknown keys and wrong values are errors.
 
     Args:
-        cls: The dataclass; bounds of its values are annotations (`Within`, `Matching`).
+        cls: The dataclass; bounds of its values are annotations (`Within`, `Matching`, `Distinct`).
         raw: A mapping.
         where: What an error names: the file, then the path of keys.
         error: The class of error to raise.

@@ -83,11 +83,16 @@ class Run:
         if scored.get("held_out"):
             lines.append(f"{counted(scored['held_out'], 'row')} with a known outcome scored to see how well it works.")
         if (self.folder / "metrics.json").is_file():
-            lines.append(self.metrics["sentence"])
+            lines.append(self.metrics.get("sentence") or self._outdated)
         for name in ("report.html", "worklist.csv", "risk_assessments.ndjson"):
             if (self.folder / name).is_file():
                 lines.append(f"{name + ':':25}{self.folder / name}")
         return "\n".join(lines)
+
+    @property
+    def _outdated(self) -> str:
+        metrics, anew = self.folder / "metrics.json", command(self.folder, self.manifest)
+        return f"{metrics} is of an earlier version of ehr_tl: remove it, and run `{anew}`."
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
@@ -358,6 +363,18 @@ def _check_finished(folder: Path) -> None:
     job = _job(folder)
     for stage in STAGES:
         _check_done(stage, job, outputs={"cohort.parquet", "current.parquet", "flow.json", "models"})
+
+
+def check_until(folder: Path, name: str) -> None:
+    """Whether a run's stages up to the one named were run as they would be now, and what they wrote is as it was.
+
+    Raises:
+        RunError: One was not run, or something has changed since.
+    """
+    stage = next(stage for stage in STAGES if stage.name == name)
+    job = _job(folder)
+    for each in STAGES[: STAGES.index(stage) + 1]:
+        _check_done(each, job)
 
 
 def _check_done(stage: Stage, job: Job, outputs: set[str] | None = None) -> None:

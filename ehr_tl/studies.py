@@ -12,7 +12,7 @@ from ehr_tl.errors import RunError
 from ehr_tl.events import Events
 from ehr_tl.files import check_place, locked, whole, write_json
 from ehr_tl.folders import CURVE, refuse_scored
-from ehr_tl.pipeline import load_run
+from ehr_tl.pipeline import check_until, load_run
 from ehr_tl.stages import curve_of
 from ehr_tl.threads import allowed
 
@@ -99,7 +99,8 @@ def learning_curve(
         digest of what the curve is of (`stages.curve_of`).
 
     Raises:
-        EhrTlError: The folder is no run, or its cohort is too small.
+        EhrTlError: The folder is no run, its pipeline or events have changed since stage `cohort`, or its cohort is too
+            small.
     """
     from ehr_tl.transfer.arms import labelled_sources
     from ehr_tl.transfer.study.checkpoints import transferred
@@ -123,6 +124,7 @@ def learning_curve(
         seed=seed,
     )
     with locked(folder):
+        check_until(folder, "cohort")
         events, cohort = Events(folder / "events"), Cohort.read(folder)
         setting = of_cohort(asked, pipeline, events, cohort.labelled, lent=labelled_sources(pipeline))
         start = transferred(setting, folder)

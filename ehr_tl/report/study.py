@@ -7,8 +7,7 @@ from typing import Any
 
 from ehr_tl.report.arms import ARMS
 from ehr_tl.report.learning_curve import MEASURES, chart, estimate
-from ehr_tl.report.words import count, decimal
-from ehr_tl.wording import counted
+from ehr_tl.report.words import count, counted, decimal
 
 #: What is said of differences, by the name that results have for them.
 DIFFERENCES = {
@@ -65,25 +64,33 @@ def answers(results: Mapping[str, Any]) -> list[str]:
         return []
     said, local, known = [], outlook["local"], outlook["estimate"]
     if local is not None:
-        said.append(_until_local(local))
-    if known["half_width"] is not None:
-        width = f"The AUROC of the arm in use is known to ± {decimal(known['half_width'], 3)} with all cases"
-        enough = f"± {known['tight']}"
-        more = f"about {count(known['more'])} more cases until {enough}"
-        said.append(f"{width}: {more if known['more'] else 'tight enough (' + enough + ')'}.")
+        said.append(_until_local(local, round(results["sizes"][-1]["subjects"])))
+    said.append(_until_tight(known))
     return said
 
 
-def _until_local(local: Mapping[str, Any]) -> str:
-    name, target = ARMS[local["arm"]].name, decimal(local["target"], 3)
+def _until_tight(known: Mapping[str, Any]) -> str:
+    if known["half_width"] is None:
+        return "How closely the AUROC of the arm in use is known cannot be told from these cases."
+    width = f"The AUROC of the arm in use is known to ± {decimal(known['half_width'], 3)} with all cases"
+    if known["more"] == 0:
+        return f"{width}: tight enough (± {known['tight']})."
+    return f"{width}: about {counted(known['more'], 'more case')} until ± {known['tight']}."
+
+
+def _until_local(local: Mapping[str, Any], drawn: int) -> str:
+    arm, target = ARMS[local["arm"]], decimal(local["target"], 3)
+    as_well = f"as well as the arm in use does with {counted(drawn, 'case')} ({target})"
     if local["more"] is None:
-        return f"When {name} would reach {target}, the AUROC of the arm in use, is not within what can be told."
+        why = local.get("reason", "it is not within what can be told")
+        return f"When {arm.name} would do {as_well} is not known: {why}."
+    if local["cases"] <= drawn:
+        return f"{arm.heading} does as well as the arm in use with the same {counted(drawn, 'case')} ({target})."
+    ends = (count(each) if each is not None else "more than can be told" for each in (local["lower"], local["upper"]))
+    in_all = f"{counted(local['cases'], 'case')} in all (95% interval {' to '.join(dict.fromkeys(ends))})"
     if local["more"] == 0:
-        return f"{ARMS[local['arm']].heading} does as well as the arm in use with the cases that there are."
-    upper = count(local["upper"]) if local["upper"] is not None else "more than can be told"
-    lower = count(local["lower"]) if local["lower"] is not None else "more than can be told"
-    more = f"About {count(local['more'])} more cases until {name} would do as well as the arm in use ({target})"
-    return f"{more}: it would take {count(local['cases'])} in all (95% interval {lower} to {upper})."
+        return f"With {in_all}, no more than there are, {arm.name} would do {as_well}."
+    return f"About {counted(local['more'], 'more case')} until {arm.name} would do {as_well}: it would take {in_all}."
 
 
 def markdown(results: Mapping[str, Any]) -> str:

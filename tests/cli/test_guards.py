@@ -344,6 +344,19 @@ def test_a_summary_speaks_of_those_set_apart_only_if_there_are_any(case, copied)
     assert "2 more set apart: too little" in run.summary()
 
 
+def test_a_summary_of_earlier_metrics_says_how_they_are_made_anew(copied, ehr_tl) -> None:
+    from ehr_tl.pipeline import Run
+
+    metrics = copied.folder / "metrics.json"
+    told = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps({name: value for name, value in told.items() if name != "sentence"}))
+    said = Run(copied.folder).summary()
+    assert f"{metrics} is of an earlier version of ehr_tl: remove it, and run `ehr-tl run " in said
+    metrics.unlink()
+    assert ehr_tl("run", copied.folder / "pipeline.yaml", "--out", copied.folder).code == 0
+    assert told["sentence"] in Run(copied.folder).summary()
+
+
 def test_a_skipped_stage_does_not_say_that_it_wrote(case, copied, ehr_tl) -> None:
     assert "Wrote" not in ehr_tl("score", copied.folder).out
     (copied.folder / "worklist.csv").unlink()

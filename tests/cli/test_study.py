@@ -64,6 +64,20 @@ def test_a_reports_learning_curve_is_of_its_own_cohort_and_models(copied, clinic
     assert shown not in (copied.folder / "report.html").read_text()
 
 
+def test_there_is_no_learning_curve_of_a_cohort_that_is_out_of_date(copied, ehr_tl) -> None:
+    asked, copy = ("learning-curve", copied.folder, "--cases", "16", "--repeats", 1), copied.folder / "pipeline.yaml"
+    before = copy.read_text()
+    copy.write_text(before.replace("start + 365 days", "start + 300 days"))
+    shown = ehr_tl(*asked)
+    assert shown.code == 2 and "was changed after stage cohort" in " ".join(shown.err.split())
+    copy.write_text(before)
+    [data, *_] = sorted((copied.folder / "events" / "data").rglob("*.parquet"))
+    data.write_bytes(data.read_bytes() + b"more")
+    shown = ehr_tl(*asked)
+    assert shown.code == 2 and "events is not what stage convert wrote" in " ".join(shown.err.split())
+    assert not (copied.folder / "learning_curve.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

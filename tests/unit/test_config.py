@@ -33,6 +33,8 @@ def write(tmp_path: Path):
         ({"evaluation": {"folds": True}}, r"folds is true\."),
         ({"evaluation": {"resamples": 0}}, "resamples is 0"),
         ({"evaluation": {"sites": ""}}, "a text that says something"),
+        ({"transfer": {"tasks": ["a", "b", "a"]}}, r"tasks is \['a', 'b', 'a'\]\. Expected: a list, .*, each once\."),
+        ({"transfer": {"arms": ["probe", "probe"]}}, r"arms is \['probe', 'probe'\]\. .*, each once\."),
         ({"evaluation": {"capacity": 0}}, r"capacity is 0\. Expected: a whole number of at least 1\."),
         ({"evaluation": {"capacity": -5}}, "capacity is -5"),
         ({"lightgbm": {"rounds": 0}}, "rounds is 0"),

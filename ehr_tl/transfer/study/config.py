@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ehr_tl.config import (
+    Distinct,
     Matching,
     Name,
     Pipeline,
@@ -89,7 +90,7 @@ class Study:
     repeats: Annotated[int, Within(1, 1000)] = 10
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0
     test_share: Annotated[float, Within(0.05, 0.95)] = 0.5
-    arms: tuple[Name, ...] = ()
+    arms: Annotated[tuple[Name, ...], Distinct()] = ()
     from_scratch: bool = False
     resamples: Annotated[int, Within(20, 100_000)] = 1000
 

@@ -35,10 +35,11 @@ def outlook(sizes: Sequence[Size], chosen: str, cases: int, events: int) -> dict
         events: Those of them with the outcome.
 
     Returns:
-        JSON: `local` with `arm`, `target` (the chosen arm's AUROC with all drawn cases), `cases` at which the local arm
-        reaches it, `lower` and `upper` (95%; None: beyond what can be told) and `more` (cases beyond those there are;
-        None: beyond what can be told, or too few sizes to fit a curve); `estimate` with `half_width` (of the chosen
-        arm's AUROC if all cases were held out once), `tight`, and `more` cases until it is tight.
+        JSON: `local` with `arm`, `target` (the chosen arm's AUROC at the largest size), `cases` at which the local
+        arm reaches it, `lower` and `upper` (95%; None: beyond what can be told) and `more` (cases beyond those there
+        are; None: beyond what can be told, or, with a `reason`, no curve can be fitted); `estimate` with `half_width`
+        (of the chosen arm's AUROC if all cases were held out once; None where its resamples do not tell), `tight`, and
+        `more` cases until it is tight.
     """
     return {"local": _local(sizes, chosen, cases), "estimate": _estimate(sizes[-1], chosen, cases, events)}
 
@@ -78,8 +79,11 @@ def _local(sizes: Sequence[Size], chosen: str, cases: int) -> dict[str, Any] | N
         return None
     target = sizes[-1].value(chosen, "auroc")
     told = {"arm": arm, "target": number(target)}
+    if sizes[-1].value(arm, "auroc") >= target:
+        return {**told, "cases": round(sizes[-1].subjects), "lower": None, "upper": None, "more": 0}
     if len(there) < _FEWEST_SIZES:
-        return {**told, "cases": None, "lower": None, "upper": None, "more": None}
+        reason = f"a curve takes {_FEWEST_SIZES} numbers of cases, and it was learned at {len(there)}"
+        return {**told, "cases": None, "lower": None, "upper": None, "more": None, "reason": reason}
     at = np.array([size.subjects for size in there])
     value = _within(reached(at, np.array([size.value(arm, "auroc") for size in there]), target), cases)
     curves = np.column_stack([size.draws(arm, "auroc") for size in there])
@@ -96,7 +100,7 @@ def _within(cases: float, there: int) -> int | None:
 def _estimate(size: Size, chosen: str, cases: int, events: int) -> dict[str, Any]:
     """The standard error falls with the root of the events that are held out (Hanley and McNeil, Radiology 1982)."""
     found = size.estimate(chosen, "auroc")
-    if found["lower"] is None:
+    if found["lower"] is None or found["lower"] == found["upper"]:
         return {"half_width": None, "tight": TIGHT, "more": None}
     held_out = size.test_events
     half = 0.5 * (found["upper"] - found["lower"]) * np.sqrt(held_out / events)

@@ -211,7 +211,7 @@ def test_shows_the_learning_curve_where_there_is_one(results, page, tmp_path):
     shown = rendered(tmp_path, replace(results, learning_curve=curve(local)))
     words = text_of(shown)
     assert shown.count("<svg") == 5 and 'href="#curve"' in shown and 'href="#curve"' not in page
-    assert "About 150 more cases until local LightGBM would do as well as the arm in use (0.820)" in words
+    assert "About 150 more cases until local LightGBM would do as well as the arm in use does with 64 cases" in words
     checker = Checker()
     checker.feed(shown)
     assert checker.faults == [] and checker.open == []

@@ -157,15 +157,53 @@ def test_a_local_curve_that_rises_to_the_target_is_foreseen(truth):
     assert found["local"]["more"] == max(0, found["local"]["cases"] - 512)
     half = found["estimate"]["half_width"]
     assert found["estimate"]["more"] == pytest.approx(max(0, 512 * ((half / 0.05) ** 2 - 1)), abs=1)
-    assert all("cases" in said or "tight enough" in said for said in answers({"outlook": found}))
+    assert len(answers(told_of(sizes, found))) == 2
+
+
+def told_of(sizes, found):
+    return {"sizes": [{"subjects": size.subjects} for size in sizes], "outlook": found}
+
+
+def test_what_the_cases_that_there_are_are_enough_for_is_said_of_them(truth):
+    arms = {LIGHTGBM: 0.0, BLEND: 0.5, SOURCE: 1.0}
+    for at in ((64,), (16, 64, 256)):
+        sizes = sizes_of([cell(truth[0], size, 0, **arms) for size in at], *truth[1:], RESAMPLES, 0)
+        local, _ = answers(told_of(sizes, outlook(sizes, BLEND, 512, 128)))
+        assert local.startswith(f"Local LightGBM does as well as the arm in use with the same {at[-1]} cases (0.")
+
+
+@pytest.mark.parametrize(
+    ("local", "said"),
+    [
+        ((400, 300, 600, 0), "With 400 cases in all (95% interval 300 to 600), no more than there are, local LightGBM"),
+        ((513, 300, None, 1), "About 1 more case until local LightGBM would do as well as the arm in use does with"),
+        ((513, 300, None, 1), "it would take 513 cases in all (95% interval 300 to more than can be told)."),
+        ((513, None, None, 1), "513 cases in all (95% interval more than can be told)."),
+    ],
+)
+def test_what_is_foretold_is_said_plainly(local, said):
+    known = {"half_width": 0.02, "tight": 0.05, "more": 0}
+    found = dict(zip(("cases", "lower", "upper", "more"), local)) | {"arm": LIGHTGBM, "target": 0.8}
+    first, second = answers({"sizes": [{"subjects": 256.0}], "outlook": {"local": found, "estimate": known}})
+    assert said in first and second.endswith("± 0.020 with all cases: tight enough (± 0.05).")
+
+
+def test_an_auroc_that_no_resample_changes_is_not_called_known(truth):
+    _, labels, subject = truth
+    sizes = sizes_of([cell(10 * labels, 64, 0, **{BLEND: 0.0, SOURCE: 20.0})], labels, subject, RESAMPLES, 0)
+    found = outlook(sizes, BLEND, 512, 128)
+    assert "cannot be told" in answers(told_of(sizes, found))[0]
 
 
 def test_what_lies_too_far_is_not_told(truth):
     flat = [cell(truth[0], size, 0, **{LIGHTGBM: 3.0, BLEND: 0.2, SOURCE: 1.0}) for size in (16, 64, 256)]
-    found = outlook(sizes_of(flat, *truth[1:], RESAMPLES, 0), BLEND, 512, 128)
-    assert found["local"]["more"] is None and "not within what can be told" in answers({"outlook": found})[0]
-    two = outlook(sizes_of(flat[:2], *truth[1:], RESAMPLES, 0), BLEND, 512, 128)
-    assert two["local"]["cases"] is None
+    sizes = sizes_of(flat, *truth[1:], RESAMPLES, 0)
+    found = outlook(sizes, BLEND, 512, 128)
+    assert found["local"]["more"] is None and "not within what can be told" in answers(told_of(sizes, found))[0]
+    for number in (1, 2):
+        found = outlook(sizes[:number], BLEND, 512, 128)
+        said, _ = answers(told_of(sizes[:number], found))
+        assert said.endswith(f"is not known: a curve takes 3 numbers of cases, and it was learned at {number}.")
     alone = [cell(truth[0], 16, 0, **{BLEND: 1.0, SOURCE: 1.0})]
     assert outlook(sizes_of(alone, *truth[1:], RESAMPLES, 0), BLEND, 512, 128)["local"] is None
 
