@@ -381,7 +381,7 @@ def _check_done(stage: Stage, job: Job, outputs: set[str] | None = None) -> None
     """Whether a stage was run as it would be run now, and its outputs are what it wrote.
 
     What lies outside of the run (the export, the adapter, the checkpoint) may have changed or gone: a run goes on with
-    what it made of them.
+    what it made of them, and with what it kept of the checkpoint.
 
     Args:
         outputs: The outputs that matter; None: all.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,7 @@ def cohort(job: Job) -> dict[str, Any]:
 def train(job: Job) -> dict[str, Any]:
     """Says how much of the events a checkpoint knows and how they differ from its sources; then fits the arms."""
     from ehr_tl.features import build
+    from ehr_tl.models.checkpoint import keep_checkpoint
     from ehr_tl.models.crossfit import fit_crossfit
     from ehr_tl.transfer.arms import arms, labelled_sources
 
@@ -152,6 +153,8 @@ def train(job: Job) -> dict[str, Any]:
     build(events, rows, job.pipeline.lightgbm.windows_days).write(job.folder / "features.parquet")
     learners = arms(job.pipeline, labelled_sources(job.pipeline))
     crossfit = fit_crossfit(learners, events, rows, job.pipeline, job.models, job.threads)
+    for path in _checkpoint(job).values():
+        keep_checkpoint(path, job.models / _KEPT)
     notes = {"seed": job.pipeline.evaluation.seed, "folds": int(crossfit.folds["fold"].max()) + 1}
     if "site" in crossfit.folds.columns:
         notes["sites"] = crossfit.folds["site"].n_unique()
@@ -212,9 +215,17 @@ def _train_settings(job: Job) -> dict[str, Any]:
     return _model_settings(job.pipeline)
 
 
+def _all_settings(asked: Pipeline) -> dict[str, Any]:
+    """Of a checkpoint its name alone: what is in it counts (`_taught_by`), and where it lies may be forgotten."""
+    pipeline = asdict(asked)
+    if asked.transformer is not None and asked.transformer.checkpoint is not None:
+        pipeline["transformer"]["checkpoint"] = Path(asked.transformer.checkpoint).name
+    return pipeline
+
+
 def _model_settings(asked: Pipeline) -> dict[str, Any]:
     """What changes the models. How they are explained and judged does not: that costs no new training."""
-    pipeline = asdict(asked)
+    pipeline = _all_settings(asked)
     settings = {name: pipeline[name] for name in ("lightgbm", "transformer", "transfer", "abstention")}
     settings["evaluation"] = {name: pipeline["evaluation"][name] for name in ("folds", "seed", "sites")}
     if settings["transformer"] is not None:
@@ -244,10 +255,14 @@ def _taught_by(job: Job) -> dict[str, Path]:
 
 
 def _crossfit(job: Job) -> Any:
+    """The fitted models; they read the checkpoint that was kept with them, whatever became of the one they began at."""
     from ehr_tl.models.crossfit import CrossFit
     from ehr_tl.transfer.arms import arms
 
-    return CrossFit.load(job.models, arms(job.pipeline))
+    pipeline, kept = job.pipeline, job.models / _KEPT
+    if kept.is_dir():
+        pipeline = replace(pipeline, transformer=replace(pipeline.transformer, checkpoint=str(kept)))
+    return CrossFit.load(job.models, arms(pipeline))
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -387,6 +402,9 @@ def _reported(job: Job) -> dict[str, Path]:
     return {**_models(job), **({"learning curve": curve} if curve.is_file() else {})}
 
 
+#: In the folder of models, what they read of the checkpoint.
+_KEPT = "checkpoint"
+
 #: Keys of `transformer:` that say how it is explained.
 _EXPLAINING = ("players", "permutations")
 
@@ -425,7 +443,7 @@ STAGES = (
         (*_RESULTS, "familiarity.json", "shift.json"),
         _REPORTED,
         report,
-        settings=lambda job: asdict(job.pipeline),
+        settings=lambda job: _all_settings(job.pipeline),
         outside=_reported,
     ),
 )
@@ -436,5 +454,5 @@ NEW_PATIENTS = (
     Stage("cohort", ("events",), _COHORT, new_patients, settings=_task),
     _SCORE,
     _EXPLAIN,
-    Stage("deliver", _RESULTS, _DELIVERED, deliver, settings=lambda job: asdict(job.pipeline), outside=_models),
+    Stage("deliver", _RESULTS, _DELIVERED, deliver, settings=lambda job: _all_settings(job.pipeline), outside=_models),
 )

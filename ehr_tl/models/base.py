@@ -54,7 +54,10 @@ class RiskModel(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Writes the model into `folder` (which exists): LightGBM text, safetensors or JSON."""
+        """Writes the model into `folder` (which exists): LightGBM text, safetensors or JSON.
+
+        What it has from the learner's checkpoint is not written again.
+        """
         ...
 
 
@@ -93,7 +96,7 @@ class Learner(Protocol):
         ...
 
     def load(self, folder: Path) -> RiskModel:
-        """Opens what `RiskModel.save` wrote."""
+        """Opens what `RiskModel.save` wrote, and what that left out from the learner's checkpoint."""
         ...
 
     def base(self, models: list[RiskModel], inputs: Any, index: np.ndarray) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ They are opened offline and read-only. Nothing in them is executed: no pickle, n
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ehr_tl.tokens.vocabulary import Vocabulary
 
 VOCABULARY, CARD, SOURCE = "vocabulary.json", "MODEL_CARD.md", "source"
+_FILES = (CONFIG, WEIGHTS, VOCABULARY, CARD)
 #: Keys of config.json: `transformers` takes some others for the name of code to fetch and run.
 _KEYS = frozenset(
     """
@@ -244,7 +246,7 @@ def load_own_checkpoint(name: str | Path) -> Checkpoint:
 
 def _check_files(path: Path) -> None:
     refuse_executable(path, f"{CONFIG}, {WEIGHTS}, {VOCABULARY} and {CARD} alone")
-    require_files(path, CONFIG, WEIGHTS, VOCABULARY, CARD)
+    require_files(path, *_FILES)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -335,6 +337,17 @@ def save_checkpoint(folder: Path, model: EhrModel, vocabulary: Vocabulary, card:
         save_model(model, temporary)
         vocabulary.save(temporary / VOCABULARY)
         (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def keep_checkpoint(name: str | Path, folder: Path) -> None:
+    """Copies what models read of a checkpoint, whole or not at all: not whom it has seen, nor how it was made."""
+    path = checkpoint_path(name)
+    trees = (file for file in (path / SOURCE).rglob("*") if file.is_file())
+    with whole(folder) as temporary:
+        for file in (*(path / each for each in _FILES), *trees):
+            target = temporary / file.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def round_to_half(model: EhrModel) -> None:

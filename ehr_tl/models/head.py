@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.models.base import Attribution
+from ehr_tl.models.folder import WEIGHTS
 from ehr_tl.models.probe import Head
 from ehr_tl.models.removal import Explained, explain, ranks
 from ehr_tl.models.trunk import Rows, Trunk
@@ -26,10 +27,11 @@ class HeadModel:
         trunk: The network.
         head: Linear on its vectors.
         salience: How much each code of the training rows matters, by code; it decides who is named in explanations.
+        tuned: The network is this model's own and no longer the checkpoint's.
     """
 
-    def __init__(self, trunk: Trunk, head: Head, salience: Mapping[str, float]):
-        self.trunk, self.head, self.salience = trunk, head, salience
+    def __init__(self, trunk: Trunk, head: Head, salience: Mapping[str, float], tuned: bool):
+        self.trunk, self.head, self.salience, self.tuned = trunk, head, salience, tuned
 
     def logit(self, inputs: Rows, index: np.ndarray) -> np.ndarray:
         """Raw log odds of the rows `index`, shape (len(index),)."""
@@ -41,8 +43,9 @@ class HeadModel:
         return float(self.head(self.trunk.nothing()))
 
     def save(self, folder: Path) -> None:
-        """Writes config.json, model.safetensors, vocabulary.json, head.safetensors and salience.json."""
-        self.trunk.save(folder)
+        """Writes head.safetensors and salience.json; of a network of its own also what `Trunk.save` writes."""
+        if self.tuned:
+            self.trunk.save(folder)
         tensors = {
             "weight": torch.from_numpy(self.head.weight),
             "bias": torch.tensor(self.head.bias, dtype=torch.float64),
@@ -52,11 +55,17 @@ class HeadModel:
         write_json(folder / _SALIENCE, dict(self.salience))
 
     @classmethod
-    def load(cls, folder: Path) -> HeadModel:
-        """Opens what `save` wrote."""
+    def load(cls, folder: Path, trunk: Trunk) -> HeadModel:
+        """Opens what `save` wrote.
+
+        Args:
+            folder: Where.
+            trunk: The checkpoint's network, which reads the rows unless there is one of its own.
+        """
+        tuned = (folder / WEIGHTS).is_file()
         tensors = load_file(folder / _HEAD)
         head = Head(tensors["weight"].numpy(), float(tensors["bias"]))
-        return cls(Trunk.load(folder), head, read_json(folder / _SALIENCE))
+        return cls(Trunk.load(folder) if tuned else trunk, head, read_json(folder / _SALIENCE), tuned)
 
 
 def explain_heads(

@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from ehr_tl.cli.main import app
 from ehr_tl.files import locked
+from ehr_tl.resources import checkpoints
 from ehr_tl.threads import allowed, available
 
 NEW = ("scores.parquet", "explanations.parquet", "worklist.csv", "risk_assessments.ndjson", "events")
@@ -165,6 +166,30 @@ def test_a_run_outlives_its_export(copied, ehr_tl, tmp_path) -> None:
     shutil.rmtree(export)
     edit_pipeline(tmp_path / "other", title="Strokes foreseen")
     assert "report: done" in ehr_tl("report", tmp_path / "other").out
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_run_outlives_its_checkpoint(case, clinic, newcomers, ehr_tl, write_checkpoint, tmp_path, beside) -> None:
+    """It is moved away, or another takes its place: the run reads what it kept."""
+    ours, run, new = tmp_path / "ours", tmp_path / "run", newcomers.export
+    shutil.copytree(checkpoints() / "ehr_tl_base", ours)
+    asked = {
+        "transformer": {"checkpoint": "ours" if beside else str(ours), "min_known": 0, "max_slots": 16, "players": 4},
+        "transfer": {"tasks": ["mortality_1y"]},
+    }
+    pipeline = clinic.write_pipeline(tmp_path / "p.yaml", **asked)
+    assert ehr_tl("run", pipeline, "--export", case.export, "--out", run, "--threads", 1).code == 0
+    assert ehr_tl("score", run, "--export", new, "--out", tmp_path / "before").code == 0
+    ours.rename(tmp_path / "elsewhere")
+    if not beside:
+        write_checkpoint(ours, {"X//1": None})
+    assert ehr_tl("score", run, "--export", new, "--out", tmp_path / "after").code == 0
+    for name in ("scores.parquet", "explanations.parquet"):
+        before, after = (pl.read_parquet(tmp_path / each / name) for each in ("before", "after"))
+        assert before.equals(after)
+    assert {"source", "anchored", "source_head", "probe", "finetuned"} <= set(after["model"])
+    edit_pipeline(run, title="Strokes foreseen")
+    assert "report: done" in ehr_tl("report", run).out
 
 
 # --- one at a time ----------------------------------------------------------------------------------------------------
@@ -394,8 +419,6 @@ def test_the_commands_are_told_in_whole_lines(ehr_tl, monkeypatch) -> None:
 
 
 def test_the_checkpoint_is_looked_into_before_the_export(case, clinic, ehr_tl, tmp_path) -> None:
-    from ehr_tl.resources import checkpoints
-
     shutil.copytree(checkpoints() / "ehr_tl_base", tmp_path / "broken")
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -91,7 +91,7 @@ class AnchoredTrees:
         return shap if self.own is None else shap + self.own.by_code(inputs.own, index, codes)
 
     def save(self, folder: Path) -> None:
-        self.source.save(folder)
+        """Writes all but the source's trees, which the checkpoint has."""
         write_json(folder / ANCHOR, {"calibration": self.calibration.to_json(), "trees": self.own is not None})
         if self.own is not None:
             self.own.save(folder)
@@ -137,7 +137,7 @@ class AnchoredLearner:
     def load(self, folder: Path) -> AnchoredTrees:
         saved = read_json(folder / ANCHOR)
         own = GradientBoosting.load(folder) if saved["trees"] else None
-        return AnchoredTrees(SourceTrees.load(folder), Calibration.from_json(saved["calibration"]), own)
+        return AnchoredTrees(self.trees, Calibration.from_json(saved["calibration"]), own)
 
     def base(self, models: list[AnchoredTrees], inputs: Inputs, index: np.ndarray) -> list[np.ndarray]:
         return [np.full(len(index), model.base) for model in models]

@@ -131,7 +131,7 @@ class NetworkLearner:
         """Opens a saved fit."""
         from ehr_tl.models.head import HeadModel
 
-        return HeadModel.load(folder)
+        return HeadModel.load(folder, self.pretrained.trunk)
 
     def base(self, models: list[HeadModel], inputs: Rows, index: np.ndarray) -> list[np.ndarray]:
         """Logit of each model when nothing is known, the same for all rows; each of shape (len(index),)."""
@@ -146,7 +146,8 @@ class NetworkLearner:
     def _read(self, inputs: Rows, train: np.ndarray, head: Head, trunk: Trunk | None = None) -> HeadModel:
         from ehr_tl.models.head import HeadModel, salience
 
-        return HeadModel(trunk or self.pretrained.trunk, head, salience(self.pretrained.trunk, inputs, train))
+        own = self.pretrained.trunk
+        return HeadModel(trunk or own, head, salience(own, inputs, train), tuned=trunk not in (None, own))
 
 
 class SourceHeadLearner(NetworkLearner):

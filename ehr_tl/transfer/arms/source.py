@@ -82,11 +82,7 @@ class SourceTrees:
         return sparse.csr_matrix(sum(each[1:], start=each[0]) / len(each))
 
     def save(self, folder: Path) -> None:
-        self.models.save(folder / FOLDER)
-
-    @classmethod
-    def load(cls, folder: Path) -> SourceTrees:
-        return cls(SourceModels.load(folder / FOLDER))
+        """Writes nothing: the checkpoint has them."""
 
     @property
     def _read(self) -> list[tuple[tuple[float, ...], GradientBoosting]]:
@@ -124,7 +120,7 @@ class SourceLearner:
         return self.trees
 
     def load(self, folder: Path) -> SourceTrees:
-        return SourceTrees.load(folder)
+        return self.trees
 
     def base(self, models: list[SourceTrees], inputs: ByWindows, index: np.ndarray) -> list[np.ndarray]:
         return [np.full(len(index), model.base) for model in models]

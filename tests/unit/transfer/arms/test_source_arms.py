@@ -1,6 +1,6 @@
 """The sources' trees as they are, and local trees on top of them."""
 
-import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from ehr_tl.evaluate.metrics import auroc
 from ehr_tl.features import Remembered
 from ehr_tl.models.calibration import calibrate
+from ehr_tl.models.checkpoint import keep_checkpoint
 from ehr_tl.models.source import SourceModels
 from ehr_tl.transfer.arms.anchored import ENOUGH, AnchoredConfig, AnchoredLearner
 from ehr_tl.transfer.arms.source import SourceConfig, SourceLearner
@@ -45,19 +46,17 @@ def test_explanations_of_the_source_add_up(source, here, tmp_path):
 
 
 @pytest.mark.parametrize("cases", [20, 300])
-def test_what_is_saved_needs_no_checkpoint_any_more(source, anchored, checkpoint, here, tmp_path, cases):
+def test_what_is_saved_reads_the_checkpoint_that_was_kept(source, anchored, checkpoint, here, tmp_path, cases):
     events, rows, label, index = here
-    fitted = []
+    keep_checkpoint(checkpoint, tmp_path / "kept")
     for learner in (source, anchored):
         inputs = learner.prepare(events, rows)
         model = learner.fit(inputs, label, index[:cases], seed=0, state=tmp_path)
         (tmp_path / learner.name).mkdir()
         model.save(tmp_path / learner.name)
-        fitted.append((learner, inputs, model))
-    shutil.rmtree(checkpoint)
-    for learner, inputs, model in fitted:
-        again = learner.load(tmp_path / learner.name)
-        np.testing.assert_array_equal(again.logit(inputs, index), model.logit(inputs, index))
+        later = type(learner)(replace(learner.config, checkpoint=str(tmp_path / "kept")))
+        found = later.load(tmp_path / learner.name).logit(later.prepare(events, rows), index)
+        np.testing.assert_array_equal(found, model.logit(inputs, index))
 
 
 def test_with_few_cases_it_is_the_recalibrated_source(anchored, here, tmp_path):
