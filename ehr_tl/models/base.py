@@ -104,5 +104,8 @@ class Learner(Protocol):
         ...
 
     def explain(self, models: list[RiskModel], inputs: Any, index: np.ndarray) -> list[Attribution]:
-        """Explains the rows `index` under each model; the attributions have the same parts in the same order."""
+        """Explains the rows `index` under each model; the attributions have the same parts in the same order.
+
+        Learners whose `explain` is one and the same share their inputs too, and their models are explained together.
+        """
         ...

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,15 +27,17 @@ from ehr_tl.events import Events
 from ehr_tl.features import profile
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.models.abstention import Abstention
-from ehr_tl.models.base import Attribution, Learner, RiskModel
+from ehr_tl.models.base import PARTS, Attribution, Learner, RiskModel
 from ehr_tl.models.calibration import sigmoid
 from ehr_tl.models.combination import recipes
 from ehr_tl.models.ensemble import Ensemble, combine
 from ehr_tl.models.fitting import Labelled, combinations, keep_or_discard, load_pairs, out_of_fold
 from ehr_tl.models.pairs import Pair, PairFits, fit_pairs
+from ehr_tl.progress import bar
 
-VERSION = 3  # of the files in a models folder
+VERSION = 4  # of the files in a models folder
 NORMAL = 1.96  # half-width of a 95% interval in standard deviations
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,36 @@ class CrossFit:
         """Explains the scores of `rows`: model -> attribution, `row` being a position in `rows`."""
         bases = {model: np.zeros(rows.height) for model in self.ensembles}
         parts: dict[str, list[pl.DataFrame]] = {model: [] for model in self.ensembles}
-        for audience, index, inputs in self._audiences(events, rows):
-            explained = {}
-            for name, learner in self.learners.items():
-                models, own = self._models(name, audience), inputs[name]
-                explained[name] = _of_each(models, learner.explain, own, index)
-            for model, ensemble in self.ensembles.items():
-                found = combine(ensemble, audience, explained)
-                bases[model][index] = found.base
-                place = pl.Series(index.astype(np.uint32))
-                parts[model].append(found.parts.with_columns(row=place.gather(found.parts["row"])))
+        with bar("Explaining scores", rows.height) as progress:
+            for audience, index, inputs in self._audiences(events, rows):
+                explained = self._explained(audience, inputs, index)
+                for model, ensemble in self.ensembles.items():
+                    found = combine(ensemble, audience, explained)
+                    bases[model][index] = found.base
+                    place = pl.Series(index.astype(np.uint32))
+                    parts[model].append(found.parts.with_columns(row=place.gather(found.parts["row"])))
+                progress.advance(len(index))
         return {
             model: Attribution(bases[model], pl.concat(parts[model]).sort("row", maintain_order=True))
             for model in self.ensembles
         }
+
+    def _explained(
+        self, audience: int, inputs: dict[str, Any], index: np.ndarray
+    ) -> dict[str, dict[Pair, Attribution]]:
+        """Explains every learner's models; where one weighs in no score of the rows, its bases alone are told."""
+        together: dict[Callable[..., list[Attribution]], dict[tuple[str, Pair], RiskModel]] = {}
+        for name, learner in self.learners.items():
+            weighs = any(ensemble.weighs(audience, name) for ensemble in self.ensembles.values())
+            ask = learner.explain if weighs else partial(_unexplained, learner)
+            models = {(name, pair): model for pair, model in self._models(name, audience).items()}
+            together.setdefault(ask, {}).update(models)
+        found: dict[str, dict[Pair, Attribution]] = {name: {} for name in self.learners}
+        for ask, models in together.items():
+            (first, _), *_ = models
+            for (name, pair), attribution in _of_each(models, ask, inputs[first], index).items():
+                found[name][pair] = attribution
+        return found
 
     def _audience(self, rows: pl.DataFrame) -> np.ndarray:
         """The audience of each row: its subject's fold, or one more for everybody else."""
@@ -256,15 +274,19 @@ def fit_crossfit(
     return crossfit
 
 
-def _of_each(models: dict[Pair, RiskModel], ask: Callable[..., list[Any]], *what: Any) -> dict[Pair, Any]:
-    """What `ask` gives for each pair's model; one that serves several pairs is asked once."""
+def _of_each(models: dict[Key, RiskModel], ask: Callable[..., list[Any]], *what: Any) -> dict[Key, Any]:
+    """What `ask` gives for each model; one that serves several pairs is asked once."""
     distinct = list({id(model): model for model in models.values()}.values())
     answers = dict(zip(map(id, distinct), ask(distinct, *what)))
-    return {pair: answers[id(model)] for pair, model in models.items()}
+    return {key: answers[id(model)] for key, model in models.items()}
 
 
 def _logits(models: list[RiskModel], inputs: Any, index: np.ndarray) -> list[np.ndarray]:
     return [model.logit(inputs, index) for model in models]
+
+
+def _unexplained(learner: Learner, models: list[RiskModel], inputs: Any, index: np.ndarray) -> list[Attribution]:
+    return [Attribution(base, pl.DataFrame(schema=PARTS)) for base in learner.base(models, inputs, index)]
 
 
 def _write_comparison(

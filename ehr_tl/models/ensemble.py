@@ -109,6 +109,10 @@ class Ensemble:
             weights[pair] += share * self.combinations[fold].weight(learner)
         return weights
 
+    def weighs(self, audience: int, learner: str) -> bool:
+        """Whether a learner has any weight in scores of the audience's rows."""
+        return any(self.weights(audience, learner).values())
+
     def linear(self, audience: int, base: dict[str, dict[Pair, np.ndarray]]) -> np.ndarray:
         """The score's logit as the linear function that it is, of whatever stands for the base logits."""
         total: np.ndarray | float = self.intercept(audience)

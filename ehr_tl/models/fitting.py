@@ -19,7 +19,7 @@ from ehr_tl.files import fingerprint, read_json, remove, write_json
 from ehr_tl.models.base import Learner, RiskModel
 from ehr_tl.models.combination import Combination, Recipe
 from ehr_tl.models.folds import site_folds, subject_folds
-from ehr_tl.models.pairs import Pair, PairFits, fitted_pairs, pair_folder, pairs_of
+from ehr_tl.models.pairs import Pair, PairFits, pair_folder, pairs_of
 from ehr_tl.wording import counted
 
 FEWEST = 2  # positive and negative subjects that every fit must have
@@ -142,10 +142,8 @@ def _settings(learner: Learner) -> dict[str, Any]:
 
 
 def load_pairs(learner: Learner, folder: Path, folds: int) -> dict[Pair, RiskModel]:
-    """Opens the fits of a learner; one that serves several pairs is opened once."""
-    served = fitted_pairs(learner, folds)
-    opened = {pair: learner.load(pair_folder(folder, learner.name, pair)) for pair in dict.fromkeys(served.values())}
-    return {pair: opened[fitted] for pair, fitted in served.items()}
+    """Opens the fits of a learner."""
+    return {pair: learner.load(pair_folder(folder, learner.name, pair)) for pair in pairs_of(folds)}
 
 
 def out_of_fold(job: PairFits, folds: int) -> dict[Pair, np.ndarray]:

@@ -1,7 +1,5 @@
 """The fits behind cross-fitting: for each pair of folds, one model that saw neither.
 
-A learner that looks at no label (`Learner.as_is`) is fitted once for all pairs.
-
 Each fit is written whole into `<learner>/<i>-<j>/`; one that is there is not repeated, so an interrupted run goes on
 where it stopped. Fits run in worker processes with one thread each; models cross as files only.
 """
@@ -28,12 +26,6 @@ Pair = tuple[int, int]
 def pairs_of(folds: int) -> list[Pair]:
     """All pairs of folds, smaller number first."""
     return list(itertools.combinations(range(folds), 2))
-
-
-def fitted_pairs(learner: Learner, folds: int) -> dict[Pair, Pair]:
-    """Each pair, and the pair whose fit serves it: one fit serves all where no label is looked at."""
-    pairs = pairs_of(folds)
-    return {pair: pairs[0] if learner.as_is else pair for pair in pairs}
 
 
 def pair_folder(folder: Path, learner: str, pair: Pair) -> Path:
@@ -93,7 +85,7 @@ def fit_pairs(jobs: Sequence[PairFits], folds: int, threads: int) -> None:
     missing = [
         (number, pair)
         for number, job in enumerate(jobs)
-        for pair in dict.fromkeys(fitted_pairs(job.learner, folds).values())
+        for pair in pairs_of(folds)
         if not pair_folder(job.folder, job.learner.name, pair).is_dir()
     ]
     workers = min(threads, len(missing))

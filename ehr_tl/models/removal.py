@@ -17,7 +17,6 @@ import polars as pl
 from ehr_tl.models.base import PARTS, Attribution
 from ehr_tl.models.players import Players, choose_players
 from ehr_tl.models.shapley import antithetic_permutations, shapley_values
-from ehr_tl.progress import track
 from ehr_tl.schema import COURSE
 from ehr_tl.tokens.sequences import Sequence, Sequences
 
@@ -86,7 +85,7 @@ def explain(
     base = np.zeros((models, len(index)))
     parts: list[tuple[int, str, str]] = []
     shares: list[np.ndarray] = []
-    for sequence in track(asked.group(index), "explaining networks"):
+    for sequence in asked.group(index):
         players = choose_players(asked.records, sequence.subject, rank, count)
         found = [_sequence(network, sequence, players, own) for network, own in zip(networks, permutations)]
         base[:, order[sequence.rows]] = np.concatenate([nothing for nothing, _ in found])

@@ -5,7 +5,7 @@ All three share one encoding of the rows and what the network makes of them (`mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,12 @@ class PretrainedNetwork:
             self._last = events, rows, found
         return self._last[2]
 
+    def explain(self, models: list[HeadModel], inputs: Rows, index: np.ndarray) -> list[Attribution]:
+        """Shapley values of the rows `index` under each model (`models.removal`), whichever learners these are of."""
+        from ehr_tl.models.head import explain_heads
+
+        return explain_heads(models, inputs, index, self.config.players, self.config.permutations)
+
 
 class NetworkLearner:
     """What the learners have in common (`models.base.Learner`)."""
@@ -137,11 +143,10 @@ class NetworkLearner:
         """Logit of each model when nothing is known, the same for all rows; each of shape (len(index),)."""
         return [np.full(len(index), model.base) for model in models]
 
-    def explain(self, models: list[HeadModel], inputs: Rows, index: np.ndarray) -> list[Attribution]:
-        """Shapley values of the rows `index` under each model (`models.removal`)."""
-        from ehr_tl.models.head import explain_heads
-
-        return explain_heads(models, inputs, index, self.config.players, self.config.permutations)
+    @property
+    def explain(self) -> Callable[[list[HeadModel], Rows, np.ndarray], list[Attribution]]:
+        """Explains its models together with those of all who read the network: `PretrainedNetwork.explain`."""
+        return self.pretrained.explain
 
     def _read(self, inputs: Rows, train: np.ndarray, head: Head, trunk: Trunk | None = None) -> HeadModel:
         from ehr_tl.models.head import HeadModel, salience

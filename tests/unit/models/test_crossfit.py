@@ -10,6 +10,7 @@ from ehr_tl.config import EvaluationConfig, LightGBMConfig, Pipeline, TaskConfig
 from ehr_tl.errors import CohortError, RunError
 from ehr_tl.files import read_json, write_json
 from ehr_tl.models.base import PARTS, Attribution
+from ehr_tl.models.combination import Combination
 from ehr_tl.models.crossfit import CrossFit, fit_crossfit
 from ehr_tl.models.fitting import Labelled
 from ehr_tl.models.gradient_boosting import GradientBoostingLearner
@@ -62,7 +63,7 @@ class RateLearner:
     def fit(self, inputs, labels, train, *, seed, state):
         (state / "began").touch()
         assert not np.isnan(labels[train]).any()
-        slope = self.config.scale * (1 + (seed % 1000) / 5000)
+        slope = self.config.scale * (1 + (0 if self.as_is else seed % 1000) / 5000)
         return Rate(float(slope), sorted(set(train.tolist())))
 
     def load(self, folder):
@@ -282,15 +283,28 @@ def test_a_comparison_is_evaluated_but_not_scored(hospital, tmp_path):
     assert compared.height == rows["boolean_value"].count() and compared["logit"].is_finite().all()
 
 
-def test_what_the_sources_taught_is_fitted_once_and_scored_as_it_stands(hospital, tmp_path):
+def test_a_learner_without_weight_is_not_explained(hospital, tmp_path, monkeypatch):
+    events, rows = hospital
+    fitted = fit_crossfit(two_learners(), events, rows, CONFIG, tmp_path / "models")
+
+    def without(each: Combination) -> Combination:
+        return replace(each, weights={**each.weights, schema.TRANSFORMER: 0.0})
+
+    blend = fitted.ensembles[schema.BLEND]
+    blend = replace(blend, combinations=tuple(map(without, blend.combinations)))
+    alone = replace(fitted, ensembles={schema.LIGHTGBM: fitted.ensembles[schema.LIGHTGBM], schema.BLEND: blend})
+    scores = alone.score(events, rows)
+    monkeypatch.setattr(alone.learners[schema.TRANSFORMER], "explain", None)
+    for name, attribution in alone.attributions(events, rows).items():
+        np.testing.assert_allclose(attribution.logit(), scores.filter(model=name)["logit"], atol=1e-6)
+
+
+def test_what_the_sources_taught_is_scored_as_it_stands(hospital, tmp_path):
     events, rows = hospital
     learners = [RateLearner(schema.LIGHTGBM), RateLearner(schema.SOURCE, 1.5, as_is=True)]
     fitted = fit_crossfit(learners, events, rows, CONFIG, tmp_path / "models")
-    assert [path.name for path in (tmp_path / "models" / schema.SOURCE).iterdir()] == ["0-1"]
     scores, found = fitted.score(events, rows), fitted.attributions(events, rows)
     assert list(found) == [schema.LIGHTGBM, schema.SOURCE, schema.RECALIBRATED, schema.BLEND] == list(fitted.ensembles)
-    (model,) = set(map(id, fitted._fitted[schema.SOURCE].values()))
-    assert model == id(fitted._fitted[schema.SOURCE][(0, 1)])
     own = scores.filter(pl.col("model") == schema.SOURCE)
     expected = fitted._fitted[schema.SOURCE][(0, 1)].logit(learners[1].prepare(events, rows), np.arange(rows.height))
     np.testing.assert_allclose(own["logit"], expected, atol=1e-9)

@@ -165,6 +165,23 @@ def test_the_probe_learns_what_the_head_does_not_know(events, checkpoint, tmp_pa
     assert found["probe"] > max(0.8, found["source_head"] + 0.05)
 
 
+def test_learners_of_one_network_are_explained_together_as_they_are_one_by_one(events, checkpoint, always, tmp_path):
+    always(1000)
+    own = pretrained(checkpoint(), epochs=2)
+    learners = [SourceHeadLearner(own), ProbeLearner(own), FinetunedLearner(own)]
+    inputs, index = own.prepare(events, ask(events)), np.arange(3, 40)
+    models = [[fit(each, events, tmp_path, seed, 30 + 10 * seed)[1] for seed in range(2)] for each in learners]
+    assert len({each.explain for each in learners}) == 1 and models[2][0].trunk is not own.trunk
+    together = own.explain([model for two in models for model in two], inputs, index)
+    for two, found in zip(models[:2], (together[:2], together[2:4])):
+        for alone, shared in zip(own.explain(two, inputs, index), found):
+            assert alone.parts.drop("shap").equals(shared.parts.drop("shap"))
+            assert np.allclose(alone.parts["shap"], shared.parts["shap"], rtol=0, atol=1e-9)
+            assert np.allclose(alone.base, shared.base, rtol=0, atol=1e-9)
+    for model, found in zip(models[2], together[4:]):
+        assert np.abs(found.logit() - model.logit(inputs, index)).max() < 1e-4
+
+
 def test_learners_share_what_the_network_made_of_the_rows(events, checkpoint):
     own, rows = pretrained(checkpoint()), ask(events)
     assert SourceHeadLearner(own).prepare(events, rows) is ProbeLearner(own).prepare(events, rows)
