@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -65,9 +66,7 @@ def simulate(fit: Fit, patients: int, intercept: float, rng: np.random.Generator
     fold = subject_folds(subject, label, FOLDS, seed=0)
     models = {pair: fit(known[~np.isin(fold, pair)], label[~np.isin(fold, pair)]) for pair in pairs_of(FOLDS)}
     base = {"m": {pair: np.where(np.isin(fold, pair), model(known), np.nan) for pair, model in models.items()}}
-    calibrated = combinations(
-        Labelled(None, label, subject, fold, FOLDS), base, lambda logits, y, s: single("m", logits["m"], y, s)
-    )
+    calibrated = combinations(Labelled(None, label, subject, fold, FOLDS), base, partial(single, "m"))
     ensemble = Ensemble.fit(calibrated, base, fold)
     held_out = np.zeros((patients, 2))
     for number in range(FOLDS):

@@ -1,8 +1,8 @@
 """Calibration that is affine on the logit, so that explanations keep adding up.
 
-What is fitted depends on what the number of events allows: nothing unless a test says that it is needed, an intercept
-below `FEW` events, a slope shrunk towards 1 above. Isotonic regression is never used: it breaks additivity and does
-worst at these numbers. Intervals and the test take subjects, not rows, as independent (sandwich covariance).
+An intercept that is free and a slope that is shrunk to 1: a handful of events hardly moves it, some hundred let it go
+where the likelihood is highest. Isotonic regression is never used: it breaks additivity and does worst at these
+numbers. Intervals take subjects, not rows, as independent (sandwich covariance).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-FEW = 50  # positive subjects below which a slope is not estimated
-SLOPE_SPREAD = 0.5  # standard deviation of the prior of the slope about 1
-LEVEL = 0.05  # of the test whether calibration is needed
+#: Standard deviation of the normal prior of the slope about 1: between hospitals most slopes lie from 0.5 to 1.5.
+SLOPE_SPREAD = 0.35
+
+#: Intercept and slope that change nothing, and the precision of their prior: any intercept may be.
+IDENTITY, PRECISION = np.array([0.0, 1.0]), np.array([0.0, SLOPE_SPREAD**-2])
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,13 @@ class Calibration:
 
     Attributes:
         intercept, slope: The map.
-        covariance: Of intercept and slope, row by row: (aa, ab, ba, bb). Not zero where the test found no need of
-            calibration: that the map is the identity is then an estimate too.
-        method: "none", "intercept" or "slope".
+        covariance: Of intercept and slope, row by row: (aa, ab, ba, bb).
         events: Positive subjects that it was fitted on.
     """
 
     intercept: float = 0.0
     slope: float = 1.0
     covariance: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    method: str = "none"
     events: int = 0
 
     def __call__(self, logit: np.ndarray) -> np.ndarray:
@@ -62,47 +61,27 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def calibrate(logit: np.ndarray, label: np.ndarray, subject: np.ndarray) -> Calibration:
-    """Fits what the number of events allows, on predictions for subjects that the model has not seen.
+    """Fits intercept and slope on predictions for subjects that the model has not seen.
 
     Args:
         logit: Uncalibrated log odds, shape (n,).
         label: 0 or 1, shape (n,).
         subject: Whom each row belongs to, shape (n,).
     """
-    from scipy.stats import chi2
-
-    events = len(np.unique(subject[label == 1]))
-    with_slope = events >= FEW
-    design = np.column_stack([np.ones_like(logit), logit])[:, : 2 if with_slope else 1]
-    offset = np.zeros_like(logit) if with_slope else logit
-    identity = np.array([0.0, 1.0])[: design.shape[1]]
-    fitted = fit_logistic(design, label, offset, centre=identity, precision=_precision(design.shape[1]))
-    if with_slope and fitted[1] < 0:  # worse than chance: never turned round
+    design = np.column_stack([np.ones_like(logit), logit])
+    fitted = fit_logistic(design, label, np.zeros_like(logit), centre=IDENTITY, precision=PRECISION)
+    if fitted[1] < 0:  # worse than chance: never turned round
         rate = label.mean()
         fitted = np.array([np.log(rate / (1 - rate)), 0.0])
-    covariance = _sandwich(design, label, offset, fitted, subject)
-    away = fitted - identity
-    needed = away @ np.linalg.pinv(covariance) @ away > chi2.ppf(1 - LEVEL, len(away))
-    chosen = fitted if needed else identity
-    full = np.zeros((2, 2))
-    full[: len(away), : len(away)] = covariance
-    return Calibration(
-        intercept=float(chosen[0]),
-        slope=float(chosen[1]) if with_slope else 1.0,
-        covariance=tuple(full.ravel().tolist()),
-        method=("slope" if with_slope else "intercept") if needed else "none",
-        events=events,
-    )
+    covariance = _sandwich(design, label, fitted, subject)
+    events = len(np.unique(subject[label == 1]))
+    return Calibration(float(fitted[0]), float(fitted[1]), tuple(covariance.ravel().tolist()), events)
 
 
 def level(logit: np.ndarray, label: np.ndarray) -> float:
     """What must be added to `logit` so that as many events are expected as there are in `label`."""
     ones = np.ones((len(label), 1))
     return float(fit_logistic(ones, label, logit, centre=np.zeros(1), precision=np.zeros(1))[0])
-
-
-def _precision(size: int) -> np.ndarray:
-    return np.array([0.0, 1.0 / SLOPE_SPREAD**2])[:size]
 
 
 def fit_logistic(
@@ -129,16 +108,17 @@ def fit_logistic(
     return beta
 
 
-def _sandwich(
-    design: np.ndarray, label: np.ndarray, offset: np.ndarray, beta: np.ndarray, subject: np.ndarray
-) -> np.ndarray:
-    """Covariance of `beta` when rows of one subject depend on each other (Liang and Zeger, Biometrika 1986)."""
-    p = sigmoid(offset + design @ beta)
-    bread = np.linalg.pinv((design * (p * (1 - p))[:, None]).T @ design + np.diag(_precision(len(beta))))
+def _sandwich(design: np.ndarray, label: np.ndarray, beta: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Covariance of `beta` when rows of one subject depend on each other (Liang and Zeger, Biometrika 1986).
+
+    The prior counts as an observation, so that where there is little else its own spread remains.
+    """
+    p = sigmoid(design @ beta)
+    bread = np.linalg.pinv((design * (p * (1 - p))[:, None]).T @ design + np.diag(PRECISION))
     _, cluster = np.unique(subject, return_inverse=True)
     scores = np.zeros((cluster.max() + 1, design.shape[1]))
     np.add.at(scores, cluster, design * (label - p)[:, None])
-    return bread @ (scores.T @ scores) @ bread
+    return bread @ (scores.T @ scores + np.diag(PRECISION)) @ bread
 
 
 def stacking_weights(logits: np.ndarray, label: np.ndarray, prior: np.ndarray, *, spread: float = 0.15) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from ehr_tl.models.base import PARTS, Attribution
-from ehr_tl.models.calibration import FEW, level, sigmoid
+from ehr_tl.models.calibration import level, sigmoid
 from ehr_tl.models.combination import Combination
 from ehr_tl.models.pairs import Pair, pairs_of
 
@@ -60,9 +60,8 @@ class Ensemble:
             rows = np.flatnonzero(fold == number)
             found = {name: {pair: logit[rows] for pair, logit in by_pair.items()} for name, by_pair in base.items()}
             members[:, rows] = unpooled._members(number, found)[0]
-        told = all(each.calibration.events >= FEW for each in combinations)
-        own = [_pooling(members[:, fold == number], told) for number in range(folds)]
-        return cls(combinations, (*own, _pooling(members, told, len(pairs_of(folds)))))
+        own = [_pooling(members[:, fold == number]) for number in range(folds)]
+        return cls(combinations, (*own, _pooling(members, len(pairs_of(folds)))))
 
     @property
     def folds(self) -> int:
@@ -150,16 +149,14 @@ class Ensemble:
         )
 
 
-def _pooling(members: np.ndarray, slope_told: bool, many: int | None = None) -> Pooling:
+def _pooling(members: np.ndarray, many: int | None = None) -> Pooling:
     """The pooling of members that were seen on some rows, shape (members, rows).
 
     With V the variance over rows of one member's logit and v that of the mean, members of slope 1 have the covariance V
-    with the true logit, and so has their mean: its slope is V / v. Where the members' own slope could not be estimated
-    (`slope_told`), the mean is given the variance of one member and no more.
+    with the true logit, and so has their mean: its slope is V / v.
 
     Args:
         members: Calibrated logits.
-        slope_told: Whether the members' slope was estimated.
         many: Of how many models the mean is taken in the end, if more than are seen here: their disagreement is then
             averaged out further.
     """
@@ -171,8 +168,7 @@ def _pooling(members: np.ndarray, slope_told: bool, many: int | None = None) -> 
         pooled = max(seen + apart - noise, 0.0) + noise / many
     if min(seen, pooled) < 1e-12:
         return Pooling()
-    ratio = min((seen + apart) / pooled, float(len(members)))
-    slope = ratio if slope_told else ratio**0.5
+    slope = min((seen + apart) / pooled, float(len(members)))
     stretched = centre + slope * (mean - centre) * (pooled / seen) ** 0.5
     shift = level(stretched, sigmoid(members).mean(axis=0))
     return Pooling(centre * (1 - slope) + shift, slope)
