@@ -7,7 +7,7 @@ its own name, the source's trees recalibrated as well; every other is calibrated
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -100,8 +100,8 @@ def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
 
 def as_is(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
     """A learner's logit as it stands. Labels tell only how unsure it is that it holds here, as if it was calibrated."""
-    here = calibrate(base[learner], label, subject)
-    return Combination(0.0, {learner: 1.0}, Calibration(covariance=here.covariance, events=here.events))
+    unsure = calibrate(base[learner], label, subject)
+    return Combination(0.0, {learner: 1.0}, replace(unsure, intercept=0.0, slope=1.0))
 
 
 def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
@@ -110,12 +110,12 @@ def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject
 
 
 def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
-    """Stacks the learners that `prior` names, each calibrated first, and calibrates the result.
+    """Stacks the learners that `prior` names, each calibrated first, and sets the level of the result.
 
     The weights are shrunk to `prior`, so that it takes cases to move away from it. The weighted mean of calibrated
     logits lies nearer to the middle than they do, and is spread out again: if each has the covariance V_i with the true
     logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that by its variance. No outcome
-    is looked at for this.
+    is looked at for this; and no slope is fitted to outcomes a second time, which goes too far where these are few.
     """
     calibrations = {name: calibrate(base[name], label, subject) for name in prior}
     logits = np.column_stack([calibration(base[name]) for name, calibration in calibrations.items()])
@@ -125,7 +125,9 @@ def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarra
     weights = {name: stretch * share * calibrations[name].slope for name, share in shares.items()}
     offset = shift + stretch * sum(share * calibrations[name].intercept for name, share in shares.items())
     uncalibrated = Combination(offset, weights, Calibration()).uncalibrated(base)
-    return Combination(offset, weights, calibrate(uncalibrated, label, subject), shares)
+    unsure = calibrate(uncalibrated, label, subject)
+    calibration = replace(unsure, intercept=level(uncalibrated, label), slope=1.0)
+    return Combination(offset, weights, calibration, shares)
 
 
 def _spread_out(logits: np.ndarray, mixture: np.ndarray) -> tuple[float, float]:

@@ -23,10 +23,12 @@ def test_a_blend_of_models_that_see_different_things_is_no_nearer_to_the_middle_
     assert observed_over_expected(label, found, everybody) == pytest.approx(1, abs=0.05)
 
 
-def test_models_that_say_the_same_are_left_as_they_are():
+@pytest.mark.parametrize("cases", [64, 2_000])
+def test_models_that_say_the_same_are_calibrated_once_and_no_further(cases):
     random = np.random.default_rng(0)
-    logit = random.normal(size=2_000) - 1
-    label = (random.random(2_000) < sigmoid(logit)).astype(float)
-    prior, base = {"a": 0.5, "b": 0.5}, {"a": logit, "b": logit}
-    found = blend(prior, base, label, np.arange(2_000)).uncalibrated(base)
-    assert np.allclose(found, calibrate(logit, label, np.arange(2_000))(logit), atol=1e-6)
+    logit = random.normal(size=cases) - 1
+    label, subject = (random.random(cases) < sigmoid(2 * logit)).astype(float), np.arange(cases)
+    base = {"a": logit, "b": logit}
+    found = blend({"a": 0.5, "b": 0.5}, base, label, subject)
+    once = calibrate(logit, label, subject)(logit)
+    assert np.allclose(found.calibration(found.uncalibrated(base)), once, atol=1e-6)
