@@ -71,6 +71,7 @@ class Learner(Protocol):
         as_is: Its scores were learned at the sources alone: `fit` looks at no label, and they stand as they are.
         share: Its weight in the blend before any case was looked at, relative to that of others; 0 where local cases
             alone teach it.
+        related: It answers other questions, averaged, since it was not taught the one that is asked.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Learner(Protocol):
     comparison: bool
     as_is: bool
     share: float
+    related: bool
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Any:
         """Encodes `rows` (`schema.ROWS`): nothing after a row's prediction time, nothing fitted on labels."""

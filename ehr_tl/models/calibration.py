@@ -121,7 +121,7 @@ def _sandwich(design: np.ndarray, label: np.ndarray, beta: np.ndarray, subject: 
     return bread @ (scores.T @ scores + np.diag(PRECISION)) @ bread
 
 
-def stacking_weights(logits: np.ndarray, label: np.ndarray, prior: np.ndarray, *, spread: float = 0.15) -> np.ndarray:
+def stacking_weights(logits: np.ndarray, label: np.ndarray, prior: np.ndarray, *, spread: float) -> np.ndarray:
     """Non-negative weights of several models, with sum 1, by likelihood of their weighted logit, shrunk to a prior.
 
     Few events hardly move them from the prior, hundreds let them go where the likelihood is highest. The problem is

@@ -17,6 +17,11 @@ from ehr_tl.models.base import Learner
 from ehr_tl.models.calibration import Calibration, calibrate, level, sigmoid, stacking_weights
 from ehr_tl.schema import BLEND, RECALIBRATED, SOURCE
 
+#: Standard deviation of the prior of a blend's weights (`stacking_weights`): about what sources found that were asked
+#: the same, and about what they found of other questions. Settled on subjects outside of the test part of six studies
+#: of intensive care (benchmarks/RESULTS.md).
+FIRM, LOOSE = 0.15, 0.3
+
 #: A mixture of models that disagree more than that is of models of which some know nothing.
 MOST_STRETCH = 1.5
 
@@ -81,7 +86,7 @@ def recipes(learners: Sequence[Learner]) -> dict[str, Recipe]:
             made[RECALIBRATED if learner.as_is else learner.name] = partial(single, learner.name)
     taking_part = [learner for learner in learners if not learner.comparison]
     if len(taking_part) > 1:
-        made[BLEND] = partial(blend, prior_weights(taking_part))
+        made[BLEND] = partial(blend, prior_weights(taking_part), prior_spread(taking_part))
     return made
 
 
@@ -98,6 +103,12 @@ def prior_weights(learners: Sequence[Learner]) -> dict[str, float]:
     return {name: share / total if total else 1 / len(shares) for name, share in shares.items()}
 
 
+def prior_spread(learners: Sequence[Learner]) -> float:
+    """How far cases may move a blend's weights: `LOOSE` where the sources taught nothing but other questions."""
+    taught = [learner.related for learner in learners if learner.share]
+    return LOOSE if taught and all(taught) else FIRM
+
+
 def as_is(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
     """A learner's logit as it stands. Labels tell only how unsure it is that it holds here, as if it was calibrated."""
     unsure = calibrate(base[learner], label, subject)
@@ -109,17 +120,20 @@ def single(learner: str, base: dict[str, np.ndarray], label: np.ndarray, subject
     return Combination(0.0, {learner: 1.0}, calibrate(base[learner], label, subject))
 
 
-def blend(prior: dict[str, float], base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray) -> Combination:
+def blend(
+    prior: dict[str, float], spread: float, base: dict[str, np.ndarray], label: np.ndarray, subject: np.ndarray
+) -> Combination:
     """Stacks the learners that `prior` names, each calibrated first, and sets the level of the result.
 
-    The weights are shrunk to `prior`, so that it takes cases to move away from it. The weighted mean of calibrated
-    logits lies nearer to the middle than they do, and is spread out again: if each has the covariance V_i with the true
-    logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that by its variance. No outcome
-    is looked at for this; and no slope is fitted to outcomes a second time, which goes too far where these are few.
+    The weights are shrunk to `prior`, the less the larger `spread` is, so that it takes cases to move away from it. The
+    weighted mean of calibrated logits lies nearer to the middle than they do, and is spread out again: if each has the
+    covariance V_i with the true logit that is its own variance, the mean has the sum of w_i V_i, and its slope is that
+    by its variance. No outcome is looked at for this; and no slope is fitted to outcomes a second time, which goes too
+    far where these are few.
     """
     calibrations = {name: calibrate(base[name], label, subject) for name in prior}
     logits = np.column_stack([calibration(base[name]) for name, calibration in calibrations.items()])
-    mixture = stacking_weights(logits, label, np.array(list(prior.values())))
+    mixture = stacking_weights(logits, label, np.array(list(prior.values())), spread=spread)
     shift, stretch = _spread_out(logits, mixture)
     shares = dict(zip(prior, mixture.tolist()))
     weights = {name: stretch * share * calibrations[name].slope for name, share in shares.items()}

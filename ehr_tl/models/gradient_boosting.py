@@ -84,6 +84,7 @@ class GradientBoostingLearner:
     comparison = False
     as_is = False
     share = 0.0
+    related = False
 
     def __init__(self, config: LightGBMConfig, build: Build = features.build):
         self.config, self._build = config, build

@@ -27,6 +27,7 @@ class TransformerLearner:
 
     as_is = False
     share = 0.0
+    related = False
 
     def __init__(self, config: TransformerConfig):
         self.config = config

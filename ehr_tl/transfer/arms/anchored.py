@@ -109,6 +109,7 @@ class AnchoredLearner:
     comparison = False
     as_is = False
     share = 0.0
+    related = False
 
     def __init__(self, config: AnchoredConfig, build: Build = features.build):
         self.config, self._build = config, build

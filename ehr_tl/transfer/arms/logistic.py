@@ -87,6 +87,7 @@ class LogisticLearner:
     comparison = False
     as_is = False
     share = 0.0
+    related = False
 
     def __init__(self, config: LogisticConfig, build: Build = features.build):
         self.config, self._build = config, build

@@ -124,6 +124,7 @@ class NetworkLearner:
     comparison = False
     as_is = False
     share = 0.0
+    related = False
     name: str
 
     def __init__(self, pretrained: PretrainedNetwork):
@@ -165,6 +166,10 @@ class SourceHeadLearner(NetworkLearner):
     def share(self) -> float:
         return self.pretrained.share
 
+    @property
+    def related(self) -> bool:
+        return len(self.config.tasks) > 1
+
     def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
         """The mean of the heads for the tasks; only whom to name in explanations is learned from the rows `train`."""
         return self._read(inputs, np.asarray(train), self.pretrained.head)
@@ -186,34 +191,25 @@ class ProbeLearner(NetworkLearner):
 
 
 class FinetunedLearner(NetworkLearner):
-    """The network tuned from its probe, the more the more cases there are.
+    """The network tuned from its probe where there are cases enough.
 
     With fewer than `models.probe.FREE` positive (or negative) subjects it is the probe. From there on updates of low
-    rank are fitted to its last layer (`models.low_rank`) and kept if they do better on subjects that were set aside;
-    where they do, and there are at least `models.all_layers.MANY`, all layers are tuned by the same rule. The codes'
-    embeddings are not extended: a code that only this hospital has is read by its relatives and its words.
-
-    Events are hidden at random (`event_dropout`) where all layers are tuned; the last layer is fitted to what those
-    below made of whole records, and that an event may be absent is what the network learned in pretraining.
+    rank are fitted to its last layer (`models.low_rank`) and kept if they do better on subjects that were set aside.
+    The codes' embeddings are not extended: a code that only this hospital has is read by its relatives and its words.
     """
 
     name = schema.FINETUNED
 
     def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
-        """Fits in seconds and starts again if interrupted; where all layers are tuned it goes on from `state`."""
-        from ehr_tl.models.all_layers import MANY, tune_all
+        """Fits in seconds, so an interrupted fit starts again: nothing is kept in `state`."""
         from ehr_tl.models.low_rank import Cases, tune
         from ehr_tl.models.probe import FREE, rarer
 
         train, own = np.asarray(train), self.pretrained
         cases = Cases.of(own.trunk, inputs, labels, train, own.head)
-        events = rarer(cases.label, cases.subject)
-        if events < FREE:
+        if rarer(cases.label, cases.subject) < FREE:
             return self._read(inputs, train, cases.probe(seed))
         trunk, head = tune(cases, self.config, seed)
-        if events >= MANY and trunk is not own.trunk:
-            every = tune_all(own.trunk, own.head, inputs, labels, train, self.config, seed, state)
-            trunk, head = every or (trunk, head)
         return self._read(inputs, train, head, trunk)
 
 

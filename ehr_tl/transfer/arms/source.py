@@ -113,6 +113,10 @@ class SourceLearner:
     def share(self) -> float:
         return self.trees.models.share(self.config.tasks)
 
+    @property
+    def related(self) -> bool:
+        return len(self.config.tasks) > 1
+
     def prepare(self, events: Events, rows: pl.DataFrame) -> ByWindows:
         return self.trees.prepare(self._build, events, rows)
 

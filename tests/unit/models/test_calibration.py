@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_tl.models.calibration import Calibration, calibrate, level, sigmoid, stacking_weights
+from ehr_tl.models.combination import FIRM
 
 
 def population(n: int, seed: int, centre: float = -2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,10 +84,10 @@ def test_the_blend_stays_near_equal_with_few_events_and_finds_the_better_model_w
     truth, label, _ = population(20_000, 4)
     noise = random.normal(-2, 1.2, len(truth))
     both = np.column_stack([truth, noise])
-    assert stacking_weights(both, label, EQUAL)[0] > 0.9
-    assert stacking_weights(both[:, ::-1], label, EQUAL)[0] < 0.1
-    assert 0.3 <= stacking_weights(both[:60], label[:60], EQUAL)[0] <= 0.8
-    assert stacking_weights(np.column_stack([truth, truth]), label, EQUAL)[0] == pytest.approx(0.5)
+    assert stacking_weights(both, label, EQUAL, spread=FIRM)[0] > 0.9
+    assert stacking_weights(both[:, ::-1], label, EQUAL, spread=FIRM)[0] < 0.1
+    assert 0.3 <= stacking_weights(both[:60], label[:60], EQUAL, spread=FIRM)[0] <= 0.8
+    assert stacking_weights(np.column_stack([truth, truth]), label, EQUAL, spread=FIRM)[0] == pytest.approx(0.5)
 
 
 def test_two_models_get_the_weight_that_a_search_over_all_weights_finds():
@@ -96,10 +97,10 @@ def test_two_models_get_the_weight_that_a_search_over_all_weights_finds():
     def loss(weight: float) -> float:
         logit = weight * truth + (1 - weight) * other
         logit = logit + level(logit, label)
-        return np.sum(np.logaddexp(0, logit) - label * logit) + 0.5 * ((weight - 0.5) / 0.15) ** 2
+        return np.sum(np.logaddexp(0, logit) - label * logit) + 0.5 * ((weight - 0.5) / FIRM) ** 2
 
     best = min(np.linspace(0, 1, 401), key=loss)
-    found = stacking_weights(np.column_stack([truth, other]), label, EQUAL)
+    found = stacking_weights(np.column_stack([truth, other]), label, EQUAL, spread=FIRM)
     assert found[0] == pytest.approx(best, abs=0.005)
 
 
@@ -109,13 +110,13 @@ def test_weights_lie_on_the_simplex_and_no_model_alone_fits_better(models, rows,
     random = np.random.default_rng(seed)
     logits, label = random.normal(-1, scale, (rows, models)), (np.arange(rows) % 4 == 0).astype(float)
     prior = random.dirichlet(np.ones(models))
-    found = stacking_weights(logits, label, prior)
+    found = stacking_weights(logits, label, prior, spread=FIRM)
     assert (found >= 0).all() and found.sum() == pytest.approx(1)
 
     def loss(weights: np.ndarray) -> float:
         logit = logits @ weights
         logit = logit + level(logit, label)
-        penalty = 0.25 * np.sum((weights - prior) ** 2) / 0.15**2
+        penalty = 0.25 * np.sum((weights - prior) ** 2) / FIRM**2
         return float(np.sum(np.logaddexp(0, logit) - label * logit) + penalty)
 
     assert all(loss(found) <= loss(each) + 1e-3 for each in [prior, *np.eye(models)])

@@ -49,6 +49,7 @@ class Rate:
 
 class RateLearner:
     comparison = False
+    related = False
 
     @property
     def share(self):

@@ -22,6 +22,7 @@ class Line:
 
 class LineLearner:
     comparison = False
+    related = False
 
     @property
     def share(self):
@@ -57,6 +58,15 @@ def test_what_the_sources_taught_leads_while_cases_are_few_and_cases_decide_in_t
         train = np.arange(cases)
         weights[cases] = adapt([local, source], inputs, label, subject, train, seed=0).weights[source.name]
     assert weights[16] > 0.6 and weights[6_000] < 0.1
+
+
+def test_cases_leave_sources_sooner_that_were_asked_something_else():
+    truth, label, subject = hospital(200)
+    source, local = LineLearner("noise_of_the_source", as_is=True), LineLearner(schema.LIGHTGBM)
+    inputs, weights = of(truth, source, local), []
+    for source.related in (False, True):
+        weights.append(adapt([local, source], inputs, label, subject, np.arange(200), seed=0).weights[source.name])
+    assert weights[1] < weights[0] - 0.05
 
 
 def test_as_is_learners_are_fitted_once_and_no_fit_sees_its_fold():

@@ -36,6 +36,7 @@ class MadeUp:
 
     config = Settings()
     comparison = False
+    related = False
 
     @property
     def share(self):
