@@ -112,8 +112,9 @@ class TransformerConfig:
         compare_from_scratch: Also train the same network without pretraining, for the report's comparison.
         slot_hours: Width of a time slot; null: the adapter's, else the checkpoint's, else a day.
         max_slots: Slots that a prediction can look back on.
-        epochs, learning_rate, batch_subjects, event_dropout, patience: Fine-tuning. `event_dropout` is the share of
-            events that is hidden at random, so that "event removed" is something that the model knows.
+        epochs, learning_rate, batch_subjects, patience: Training, be it of a checkpoint's last layer or from scratch.
+        event_dropout: Share of events that training from scratch hides at random, so that "event removed" is something
+            that the model knows.
         min_known: Least share of the events (of the kind that `ehr-tl coverage` counts) that the checkpoint must know,
             exactly, by a relative or by description; below it a run refuses to train, unless `--accept-coverage`.
         players: Upper bound of the groups of events between which a Shapley value is divided (at most 32).

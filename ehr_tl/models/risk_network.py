@@ -148,15 +148,15 @@ def train_from_scratch(
         torch.manual_seed(training.hash_seed(seed))
         network = RiskNetwork(EhrModel(architecture.fitted(vocabulary)))
     reading = Reading(inputs, vocabulary.encode(inputs.records))
-    fitting, aside = set_aside(inputs.subject, labels, train, seed)
+    fitting, aside = _set_aside(inputs.subject, labels, train, seed)
     _start_at_prevalence(network, labels[fitting])
-    train_network(network, reading, labels, fitting, aside, config, seed, state)
+    _train(network, reading, labels, fitting, aside, config, seed, state)
     round_to_half(network.body)
     network.eval()
     return TransformerModel(network, vocabulary, _salience(network, reading, train, len(vocabulary.codes) + 1))
 
 
-def set_aside(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _set_aside(subject: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sets the rows of every fifth training subject aside."""
     aside = subject_folds(subject[train], labels[train], _PARTS, seed) == 0
     return train[~aside], train[aside]
@@ -184,7 +184,7 @@ def _start_at_prevalence(network: RiskNetwork, labels: np.ndarray) -> None:
     network.head.bias.fill_(float(np.log((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5))))
 
 
-def train_network(
+def _train(
     network: RiskNetwork,
     reading: Reading,
     labels: np.ndarray,
