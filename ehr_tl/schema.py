@@ -85,6 +85,8 @@ SOURCE, RECALIBRATED, SOURCE_HEAD = "source", "recalibrated", "source_head"
 #: Of both: trees on top of the source's logit; trees on the rows of both, in the latter the source's weighted by
 #: likeness; a linear head on the network's vectors; the network tuned from there.
 ANCHORED, POOLED, WEIGHTED, PROBE, FINETUNED = "anchored", "pooled", "weighted", "probe", "finetuned"
+#: Those that a pipeline or a study can ask for by name.
+ARMS = (LIGHTGBM, LOGISTIC, SOURCE, ANCHORED, POOLED, WEIGHTED, SOURCE_HEAD, PROBE, FINETUNED, TRANSFORMER)
 #: All that take part, weighted.
 BLEND = "blend"
 

@@ -33,13 +33,13 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
         width, height: In pixels.
 
     Returns:
-        The SVG; empty where no arm can be learned and tested at any size.
+        The SVG; empty where no arm has a value at any size.
     """
     sizes = [size for size in results["sizes"] if size["arms"]]
-    if not sizes:
-        return ""
     lines = {arm: _line(sizes, arm, measure) for arm in ARMS}
     lines = {arm: points for arm, points in lines.items() if points}
+    if not lines:
+        return ""
     values = [value for points in lines.values() for *_, value in points]
     low, high = _span(values, measure)
     plot = Plot(f"{MEASURES[measure][0]} by number of cases", _logarithmic(sizes), _bounded(low, high), width, height)

@@ -43,7 +43,7 @@ def transferred(setting: Setting, folder: Path) -> dict[int, Path | None]:
     study, source = setting.study, setting.source
     if study.checkpoint is not None:
         found = dict.fromkeys(study.seeds, checkpoint_path(study.checkpoint))
-    elif source is None:
+    elif source is None or setting.pipeline.transformer is None:
         return dict.fromkeys(study.seeds)
     else:
         places = {seed: folder / key(study) / f"seed_{seed}" for seed in study.seeds}

@@ -16,13 +16,13 @@ from ehr_tl.config import (
     build,
     load_pipeline,
     located,
-    pipeline_path,
     read_yaml,
     shipped_file,
 )
 from ehr_tl.errors import PipelineError
 from ehr_tl.resources import bundled, checkpoints
-from ehr_tl.transfer.recipe import BASE
+from ehr_tl.schema import ARMS
+from ehr_tl.transfer.recipe import BASE, load_recipe
 
 #: All cases that there are.
 ALL = "all"
@@ -59,7 +59,7 @@ class Study:
         target: Whose cases are local.
         source: Whom the checkpoint is pretrained on, and whose labelled rows the pooled arms learn from. Default: none.
         checkpoint: What is transferred: a shipped checkpoint or a folder. Default: one pretrained on the source alone
-            for each seed; without a source, nothing.
+            for each seed; without a source, or where the pipeline does without a network, nothing.
         recipe: How that is done.
         continued: A recipe by which the checkpoint is carried on with the target's labelled subjects up to their
             prediction time, those of the test part left out; the arm `continued` is the probe on that. Default: there
@@ -84,7 +84,7 @@ class Study:
     checkpoint: str | None = None
     recipe: str = BASE
     continued: str | None = None
-    seeds: tuple[Annotated[int, Within(0, 2**31 - 1)], ...] = (0, 1, 2)
+    seeds: Annotated[tuple[Annotated[int, Within(0, 2**31 - 1)], ...], Distinct()] = (0, 1, 2)
     cases: tuple[Annotated[int, Within(4)] | All, ...] = (16, 32, 64, 128, 256, 512, ALL)
     shots: tuple[Annotated[int, Within(1)] | All, ...] | None = None
     repeats: Annotated[int, Within(1, 1000)] = 10
@@ -121,7 +121,8 @@ def load_study(name: str | Path) -> Study:
     """Reads a study file, or a shipped study by name; files and folders that it names become absolute.
 
     Raises:
-        PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong.
+        PipelineError: There is no such file, it is no YAML mapping, or a key or value is wrong, be it in the pipeline
+            or a recipe that it names.
     """
     path = shipped_file(name, "pipelines/studies", "study")
     study = build(Study, read_yaml(path, Study), str(path), PipelineError)
@@ -135,8 +136,24 @@ def load_study(name: str | Path) -> Study:
     folder = path.parent.absolute()
     named = {key: _beside(getattr(study, key), folder) for key in ("pipeline", "recipe", "continued")}
     study = replace(study, **named, checkpoint=located(study.checkpoint, folder, checkpoints()))
-    pipeline_path(study.pipeline)
+    for recipe in (study.recipe, study.continued):
+        if recipe is not None:
+            load_recipe(recipe)
+    _check_question(study, path)
     return study
+
+
+def _check_question(study: Study, path: Path) -> None:
+    """Finds before anything is pretrained, which may take hours, what would be told after it."""
+    pipeline = study.question()
+    if unknown := [arm for arm in pipeline.transfer.arms if arm not in ARMS]:
+        raise PipelineError(f"{path}: there is no arm {unknown[0]!r}", expected=f"some of: {', '.join(ARMS)}")
+    if pipeline.transformer is None and (study.checkpoint or study.continued):
+        raise PipelineError(
+            f"{path}: a checkpoint is to be transferred, and the pipeline {pipeline.name} does without one "
+            "(transformer: null)",
+            expected="a pipeline with a transformer, or a study without `checkpoint` and `continued`",
+        )
 
 
 def study_names() -> list[str]:

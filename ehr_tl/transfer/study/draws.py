@@ -159,8 +159,8 @@ def _check(tested: list[int], pools: list[np.ndarray]) -> None:
     if min(*tested, *map(len, pools)) < FEWEST:
         with_outcome, without = (number + len(pool) for number, pool in zip(tested, pools))
         raise CohortError(
-            f"The target has {with_outcome} subjects with the outcome and {without} without it: too few to set a test "
-            "part aside",
+            f"The target has {counted(with_outcome, 'subject')} with the outcome and {without} without it: too few to "
+            "set a test part aside",
             expected=f"at least {FEWEST} of each in the test part and outside of it",
             fix="use more records, a longer outcome window or a broader outcome",
         )

@@ -113,6 +113,9 @@ def test_without_source_and_checkpoint_nothing_is_transferred(study, clinic, tmp
     setting = of_cohort(replace(study, source=None), study.question(), events, labelled)
     assert transferred(setting, tmp_path) == {0: None} == continued(setting, {0: None}, tmp_path)
 
+    trees = replace(set_up(study, {"clinic": events.folder}), pipeline=replace(study.question(), transformer=None))
+    assert transferred(trees, tmp_path / "pretrained") == {0: None} and not (tmp_path / "pretrained").exists()
+
 
 def test_a_checkpoint_that_was_made_from_something_else_is_not_taken(study, clinic, tmp_path):
     setting = set_up(study, {"clinic": clinic()[0].folder})

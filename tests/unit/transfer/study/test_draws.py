@@ -5,10 +5,12 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_tl import schema
+from ehr_tl.config import pipeline_path
 from ehr_tl.errors import CohortError, EhrTlError, PipelineError
 from ehr_tl.transfer.study.config import ALL, Population, Study, load_study, study_names
 from ehr_tl.transfer.study.draws import FEWEST, draw_cases
@@ -148,6 +150,10 @@ def test_the_directions_of_intensive_care_never_start_from_the_checkpoint_that_h
         ("cases: [most]", "cases is"),
         ("shots: []", "one number or more"),
         ("seeds: []", "one seed or more"),
+        ("seeds: [0, 1, 0]", "each once"),
+        ("arms: [local_lightgbm, prob]", "no arm 'prob'.*some of: local_lightgbm, .*probe"),
+        ("recipe: nowhere", "There is no recipe 'nowhere'"),
+        ("continued: nowhere", "There is no recipe 'nowhere'"),
         ("pipelin: demo", "Did you mean 'pipeline'"),
         ("pipeline: nowhere", "There is no pipeline 'nowhere'"),
     ],
@@ -157,6 +163,16 @@ def test_a_faulty_study_is_told(tmp_path, changed, said):
     base = "name: mine\ntitle: Mine\ntarget: {events: here}\n"
     path.write_text(base + ("" if changed.startswith("pipeline:") else "pipeline: demo\n") + changed)
     with pytest.raises(PipelineError, match=said):
+        load_study(path)
+
+
+@pytest.mark.parametrize("changed", ["checkpoint: ehr_tl_base", "source: {events: there}\ncontinued: continued"])
+def test_a_checkpoint_is_not_transferred_to_a_pipeline_that_does_without(tmp_path, changed):
+    question = yaml.safe_load(pipeline_path("demo").read_text(encoding="utf-8")) | {"transformer": None}
+    (tmp_path / "question.yaml").write_text(yaml.safe_dump(question))
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\ntitle: Mine\npipeline: question.yaml\ntarget: {{events: here}}\n{changed}\n")
+    with pytest.raises(PipelineError, match="the pipeline demo does without"):
         load_study(path)
 
 

@@ -231,3 +231,10 @@ def test_sizes_at_which_no_arm_can_be_learned_give_an_empty_chart(truth):
     [size] = sizes_of(cells, labels, subject, RESAMPLES, 0)
     results = {"sizes": [{**size.to_json(), "weights": {}}], "shots": True}
     assert chart(results) == "" and table(results, "auroc") == []
+
+
+def test_a_measure_that_no_arm_has_a_value_of_gives_an_empty_chart(truth):
+    _, labels, subject = truth
+    [size] = sizes_of([cell(0 * labels, 16, 0, **{LIGHTGBM: 0.0, BLEND: 0.0})], labels, subject, RESAMPLES, 0)
+    results = {"sizes": [size.to_json()], "shots": False}
+    assert chart(results, "calibration_slope") == "" != chart(results, "auroc")
