@@ -114,29 +114,31 @@ def _folder(plan: Plan, work: Path, quick: bool) -> Path:
 
 
 def check_splits(plans: Sequence[Plan], work: Path, quick: bool, committed: Path) -> None:
-    """Whether the test parts and draws are those of the committed file; studies that it lacks are added to it.
+    """Whether seeds, test parts and draws are those of the committed file; studies that it lacks are added to it.
 
     Raises:
-        RunError: A test part or a draw is another.
+        RunError: A seed, a test part or a draw is another.
     """
     known = read_json(committed) if committed.is_file() else {}
     for plan in plans:
-        made = _lines(read_json(_folder(plan, work, quick) / "splits.json"))
+        made = _lines(read_json(_folder(plan, work, quick) / "splits.json"), quick)
         if plan.name not in known and not quick:
             known[plan.name] = made
             write_json(committed, known)
         elif wrong := [name for name, line in made.items() if known.get(plan.name, made).get(name) != line]:
             raise RunError(
-                f"The study {plan.name} has other subjects than {committed.name} says, first in {wrong[0]}",
+                f"The study {plan.name} has other subjects or seeds than {committed.name} says, first in {wrong[0]}",
                 expected="the same records, and the same code that draws from them",
                 fix=f"take {plan.name} out of {committed} if its draws were meant to change: it is then added anew",
             )
 
 
-def _lines(splits: Mapping[str, Any]) -> dict[str, str]:
-    """Test part and draws, a line each: subjects, those with the outcome, digest of the ids."""
+def _lines(splits: Mapping[str, Any], quick: bool) -> dict[str, str]:
+    """Seeds, test part and draws, a line each; of the latter subjects, those with the outcome, digest of the ids."""
     parts = {"test": splits["test"], **{f"{each['repeat']}-{each['size']}": each for each in splits["draws"]}}
-    return {name: f"{each['subjects']} {each['events']} {each['digest']}" for name, each in parts.items()}
+    lines = {name: f"{each['subjects']} {each['events']} {each['digest']}" for name, each in parts.items()}
+    seeds = {} if quick else {"seeds of pretraining": " ".join(map(str, splits["seeds"]))}
+    return {"seed": str(splits["seed"]), **seeds, **lines}
 
 
 def write_summary(found: Sequence[Mapping[str, Any]], folder: Path, goals: Collection[str] = ()) -> str:

@@ -66,7 +66,7 @@ def study(
     setting = set_up(asked, events)
     _private(folder)
     with locked(folder):
-        write_json(folder / SPLITS, setting.draws.to_json())
+        write_json(folder / SPLITS, {"seed": asked.seed, "seeds": list(asked.seeds), **setting.draws.to_json()})
         start = transferred(setting, Path(pretrained) if pretrained is not None else out / "pretrained")
         further = continued(setting, start, folder / "continued")
         sizes = _found(setting, _cells(setting, start, further, folder / "cells"), allowed(threads))

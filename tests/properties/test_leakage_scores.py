@@ -88,7 +88,7 @@ def asked(split: str, times: list[datetime]) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leakage")
-    heads = asked_of_checkpoint(CONFIG)[1]
+    heads = asked_of_checkpoint(CONFIG).heads
     learners = [GradientBoostingLearner(CONFIG.lightgbm), *network_arms(CONFIG.transformer, heads)]
     rows = asked(schema.HELD_OUT, [NOW - timedelta(days=400), NOW - timedelta(days=100)])
     return fit_crossfit(learners, write(folder / "events", past()), rows, CONFIG, folder / "models")

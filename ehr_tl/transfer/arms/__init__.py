@@ -43,13 +43,13 @@ def arms(pipeline: Pipeline, sources: Sequence[tuple[Events, pl.DataFrame]] | No
         GradientBoostingLearner(pipeline.lightgbm, build),
         LogisticLearner(LogisticConfig(pipeline.lightgbm.windows_days), build),
     ]
-    of_trees, of_heads = asked_of_checkpoint(pipeline)
-    trees = SourceConfig(pipeline.transformer.checkpoint, of_trees) if of_trees else None
+    asked = asked_of_checkpoint(pipeline)
+    trees = SourceConfig(pipeline.transformer.checkpoint, asked.trees) if asked.trees else None
     if trees is not None:
-        found += _on_source(trees, pipeline.lightgbm, build)
+        found += _on_source(trees, asked.related, pipeline.lightgbm, build)
     found += _pooled(pipeline, sources, trees, build)
     if pipeline.transformer is not None:
-        found += network_arms(pipeline.transformer, of_heads)
+        found += network_arms(pipeline.transformer, asked.heads, asked.related)
         found += _from_scratch(pipeline.transformer)
     return _asked_for(found, pipeline.transfer.arms)
 
@@ -69,9 +69,9 @@ def labelled_sources(pipeline: Pipeline) -> list[tuple[Events, pl.DataFrame]]:
     return found
 
 
-def _on_source(trees: SourceConfig, own: LightGBMConfig, build: Build) -> list[Learner]:
+def _on_source(trees: SourceConfig, related: bool, own: LightGBMConfig, build: Build) -> list[Learner]:
     anchored = AnchoredConfig(trees.checkpoint, trees.tasks, own.windows_days, own.min_subjects)
-    return [SourceLearner(trees, build), AnchoredLearner(anchored, build)]
+    return [SourceLearner(trees, build, related), AnchoredLearner(anchored, build)]
 
 
 def _pooled(

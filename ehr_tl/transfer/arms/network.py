@@ -48,10 +48,11 @@ class PretrainedNetwork:
     Args:
         config: Names the checkpoint.
         tasks: Of the checkpoint's tasks, those whose answers are averaged.
+        related: They ask something else.
     """
 
-    def __init__(self, config: TransformerConfig, tasks: Sequence[str]):
-        self.config = NetworkConfig(**vars(config), tasks=tuple(tasks))
+    def __init__(self, config: TransformerConfig, tasks: Sequence[str], related: bool = False):
+        self.config, self.related = NetworkConfig(**vars(config), tasks=tuple(tasks)), related
         self._last: tuple[Events, pl.DataFrame, Rows] | None = None
 
     @cached_property
@@ -87,12 +88,12 @@ class PretrainedNetwork:
     def share(self) -> float:
         """The heads' share in the mixture with the checkpoint's trees that did best at the sources, less `LOST`.
 
-        Where several heads are averaged, since none was taught the question itself, they lose no more than trees.
+        Where none was taught the question itself, heads lose no more than trees.
         """
         source, tasks = self._checkpoint.source, self.config.tasks
         if source is None:
             return 1.0
-        return (1 - source.share(tasks)) * (1 - LOST if len(tasks) == 1 else 1)
+        return (1 - source.share(tasks)) * (1 if self.related else 1 - LOST)
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> Rows:
         """Encodes `rows` (`schema.ROWS`) and lets the network read them; the last ones asked for are remembered.
@@ -168,7 +169,7 @@ class SourceHeadLearner(NetworkLearner):
 
     @property
     def related(self) -> bool:
-        return len(self.config.tasks) > 1
+        return self.pretrained.related
 
     def fit(self, inputs: Rows, labels: np.ndarray, train: np.ndarray, *, seed: int, state: Path) -> HeadModel:
         """The mean of the heads for the tasks; only whom to name in explanations is learned from the rows `train`."""
@@ -213,15 +214,16 @@ class FinetunedLearner(NetworkLearner):
         return self._read(inputs, train, head, trunk)
 
 
-def network_arms(config: TransformerConfig, tasks: Sequence[str]) -> list[NetworkLearner]:
+def network_arms(config: TransformerConfig, tasks: Sequence[str], related: bool = False) -> list[NetworkLearner]:
     """The learners that read a checkpoint, in a fixed order; none where there is none.
 
     Args:
         config: Names the checkpoint.
         tasks: Its tasks whose heads are asked; without any there is no `source_head`.
+        related: They ask something else.
     """
     if config.checkpoint is None:
         return []
-    pretrained = PretrainedNetwork(config, tasks)
+    pretrained = PretrainedNetwork(config, tasks, related)
     heads: list[NetworkLearner] = [SourceHeadLearner(pretrained)] if tasks else []
     return [*heads, ProbeLearner(pretrained), FinetunedLearner(pretrained)]

@@ -95,14 +95,15 @@ class SourceLearner:
     Args:
         config: The checkpoint and its tasks.
         build: Makes features; learners that share one share its memory.
+        related: The tasks ask something else.
     """
 
     name = SOURCE
     comparison = False
     as_is = True
 
-    def __init__(self, config: SourceConfig, build: Build = features.build):
-        self.config, self._build = config, build
+    def __init__(self, config: SourceConfig, build: Build = features.build, related: bool = False):
+        self.config, self.related, self._build = config, related, build
 
     @cached_property
     def trees(self) -> SourceTrees:
@@ -112,10 +113,6 @@ class SourceLearner:
     @property
     def share(self) -> float:
         return self.trees.models.share(self.config.tasks)
-
-    @property
-    def related(self) -> bool:
-        return len(self.config.tasks) > 1
 
     def prepare(self, events: Events, rows: pl.DataFrame) -> ByWindows:
         return self.trees.prepare(self._build, events, rows)

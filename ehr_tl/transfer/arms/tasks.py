@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ehr_tl.config import Pipeline
 from ehr_tl.errors import PipelineError
@@ -11,7 +12,21 @@ from ehr_tl.models.folder import read_object
 from ehr_tl.models.source import TASKS
 
 
-def asked_of_checkpoint(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
+class Asked(NamedTuple):
+    """The source tasks that are asked.
+
+    Attributes:
+        trees: Those that the checkpoint has trees for.
+        heads: Those that its network has a head for.
+        related: They ask something else: none is the pipeline's own, and nobody said that they ask the same.
+    """
+
+    trees: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    related: bool = False
+
+
+def asked_of_checkpoint(pipeline: Pipeline) -> Asked:
     """The source tasks for which the checkpoint's trees, and its network's heads, are asked; no model is opened.
 
     Both are asked the same: where a head alone knows the question itself, trees that know others are not asked instead.
@@ -22,11 +37,12 @@ def asked_of_checkpoint(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str,
     """
     checkpoint = pipeline.transformer and pipeline.transformer.checkpoint
     if not checkpoint:
-        return (), ()
+        return Asked()
     told, heads = checkpoint_path(checkpoint) / SOURCE / TASKS, checkpoint_tasks(checkpoint)
     trees = tuple(read_object(told)) if told.is_file() else ()
     asked = source_tasks(pipeline, tuple(dict.fromkeys((*heads, *trees))))
-    return tuple(task for task in asked if task in trees), tuple(task for task in asked if task in heads)
+    related = not pipeline.transfer.tasks and pipeline.name not in asked
+    return Asked(tuple(t for t in asked if t in trees), tuple(t for t in asked if t in heads), related)
 
 
 def source_tasks(pipeline: Pipeline, names: Sequence[str]) -> tuple[str, ...]:

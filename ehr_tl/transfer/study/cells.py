@@ -28,6 +28,9 @@ from ehr_tl.transfer.study.draws import FEWEST, Draw
 from ehr_tl.transfer.study.setting import Setting
 from ehr_tl.workers import work
 
+#: Of cells: it rises when arms, calibration or blend change, so that no study mixes two ways.
+FORMAT = 2
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -172,7 +175,7 @@ def made_from(setting: Setting, checkpoint: Path | None, continued: Path | None)
     """A digest of what a seed's cells are made from, their draws aside."""
     study, source = setting.study, setting.source
     said = {
-        "version": __version__,
+        "version": [__version__, FORMAT],
         "pipeline": asdict(setting.pipeline),
         "settings": [study.seed, study.from_scratch],
         "rows": _rows(setting.rows),

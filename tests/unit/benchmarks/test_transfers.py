@@ -71,12 +71,13 @@ def test_goals_are_told_where_they_were_met_and_where_not(script, tmp_path):
 def test_other_subjects_than_the_committed_ones_are_refused(script, tmp_path):
     plan, committed = script.Plan("some", ()), tmp_path / "splits.json"
     told = {"subjects": 10, "events": 2, "digest": "ab"}
-    made = {"test": told, "draws": [{"repeat": 0, "size": 16, **told}]}
+    made = {"seed": 3, "seeds": [0, 1], "test": told, "draws": [{"repeat": 0, "size": 16, **told}]}
     for folder in ("studies/some", "studies/quick/some"):
         (tmp_path / folder).mkdir(parents=True)
-        write_json(tmp_path / folder / "splits.json", made)
+        write_json(tmp_path / folder / "splits.json", {**made, "seeds": [0]} if "quick" in folder else made)
     script.check_splits([plan], tmp_path, False, committed)
-    assert read_json(committed) == {"some": {"test": "10 2 ab", "0-16": "10 2 ab"}}
+    seeds = {"seed": "3", "seeds of pretraining": "0 1"}
+    assert read_json(committed) == {"some": {**seeds, "test": "10 2 ab", "0-16": "10 2 ab"}}
     script.check_splits([plan], tmp_path, True, committed)
     write_json(tmp_path / "studies/quick/some/splits.json", {**made, "test": {**told, "digest": "cd"}})
     with pytest.raises(RunError, match="first in test"):

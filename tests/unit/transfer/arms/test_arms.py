@@ -68,7 +68,7 @@ def test_the_question_itself_is_asked_else_what_was_named_else_all():
         source_tasks(named, ("death",))
 
 
-def test_where_a_head_alone_knows_the_question_trees_that_know_others_are_not_asked_instead(whole_checkpoint):
+def test_trees_and_heads_are_asked_the_same_and_whether_that_is_the_question_itself_is_told(whole_checkpoint):
     told = read_json(whole_checkpoint / "config.json")
 
     def asked(name, heads, **transfer):
@@ -77,11 +77,11 @@ def test_where_a_head_alone_knows_the_question_trees_that_know_others_are_not_as
         pipeline = replace(PIPELINE, name=name, transformer=transformer, transfer=TransferConfig(**transfer))
         return asked_of_checkpoint(pipeline)
 
-    assert asked("decline", ["decline", "stay"]) == (("decline",), ("decline",))
-    assert asked("stay", ["decline", "stay"]) == ((), ("stay",))
-    assert asked("rise", ["decline", "stay"]) == (("rise",), ())  # the other way round
-    assert asked("other", ["decline", "stay"]) == (("decline", "rise"), ("decline", "stay"))
-    assert asked("other", ["stay"], tasks=("rise", "stay")) == (("rise",), ("stay",))
+    assert asked("decline", ["decline", "stay"]) == (("decline",), ("decline",), False)
+    assert asked("stay", ["decline", "stay"]) == ((), ("stay",), False)
+    assert asked("rise", ["decline", "stay"]) == (("rise",), (), False)  # the other way round
+    assert asked("other", ["decline", "stay"]) == (("decline", "rise"), ("decline", "stay"), True)
+    assert asked("other", ["stay"], tasks=("rise", "stay")) == (("rise",), ("stay",), False)
     with pytest.raises(PipelineError, match="'fall', which the checkpoint does not answer"):
         asked("other", ["stay"], tasks=("fall",))
 
