@@ -16,6 +16,7 @@ from typing import Any
 from ehr_tl.errors import RunError
 from ehr_tl.files import read_json, whole, write_json
 from ehr_tl.report.learning_curve import chart, estimate
+from ehr_tl.report.words import count
 from ehr_tl.threads import limit
 
 log = logging.getLogger("ehr_tl")
@@ -239,14 +240,17 @@ def _goals(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _lifted(words: str, found: Sequence[Any], cells: Sequence[Any], name: str) -> str:
-    """Where the interval of a difference lies above 0."""
-    above = [
-        (results["name"], f"{results['name']} {size['size']}: {_difference(size['differences'][name])}")
-        for results, size in cells
-        if (size["differences"].get(name, {}).get("lower") or 0) > 0
-    ]
-    studies = len({study for study, _ in above})
-    return _row([words, f"{studies} of {len(found)} studies", "; ".join(line for _, line in above)])
+    """Where the interval of a difference lies above 0: sizes and the range of differences, study by study."""
+    above: dict[str, list[Mapping[str, Any]]] = {}
+    for results, size in cells:
+        if (size["differences"].get(name, {}).get("lower") or 0) > 0:
+            above.setdefault(results["name"], []).append(size)
+    lines = []
+    for study, sizes in above.items():
+        gains = sorted(_at(size, name) for size in sizes)
+        to = f" to {gains[-1]:+.3f}" * (len(gains) > 1)
+        lines.append(f"{study} at {', '.join(str(size['size']) for size in sizes)}: {gains[0]:+.3f}{to}")
+    return _row([words, f"{len(above)} of {len(found)} studies", "; ".join(lines) or "-"])
 
 
 def _at(size: Mapping[str, Any], name: str) -> float:
@@ -269,7 +273,7 @@ def _page(found: Sequence[Mapping[str, Any]]) -> str:
     links = [f"<a href='#{results['name']}'>{results['title']}</a>" for results in found]
     parts = [
         f"<section id='{results['name']}'><h2>{results['title']}</h2><p class='lead'>"
-        f"{'Synthetic data. ' * results['synthetic']}AUROC on {results['test']['subjects']:,} subjects, by number of "
+        f"{'Synthetic data. ' * results['synthetic']}AUROC on {count(results['test']['subjects'])} subjects, by number of "
         f"local cases. Nothing here says that a model is fit for use on patients.</p><figure>{chart(results)}</figure>"
         "</section>"
         for results in found
