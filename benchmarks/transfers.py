@@ -273,9 +273,9 @@ def _page(found: Sequence[Mapping[str, Any]]) -> str:
     links = [f"<a href='#{results['name']}'>{results['title']}</a>" for results in found]
     parts = [
         f"<section id='{results['name']}'><h2>{results['title']}</h2><p class='lead'>"
-        f"{'Synthetic data. ' * results['synthetic']}AUROC on {count(results['test']['subjects'])} subjects, by number of "
-        f"local cases. Nothing here says that a model is fit for use on patients.</p><figure>{chart(results)}</figure>"
-        "</section>"
+        f"{'Synthetic data. ' * results['synthetic']}AUROC on {count(results['test']['subjects'])} subjects, by number "
+        "of local cases. Nothing here says that a model is fit for use on patients.</p>"
+        f"<figure>{chart(results)}</figure></section>"
         for results in found
     ]
     head = f"<head><meta charset='utf-8'><title>Transfer</title><style>{css}</style></head>"
