@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from ehr_tl.errors import CohortError
 from ehr_tl.events import Events
 
 #: The site of those of whom none is on record.
@@ -20,6 +21,9 @@ def subject_sites(events: Events, prefix: str) -> pl.DataFrame:
     Returns:
         Columns `subject_id` and `site`, a row per subject, by subject; the site is `UNKNOWN` where there is no such
         event.
+
+    Raises:
+        CohortError: Nobody has such an event.
     """
     found = (
         events.history()
@@ -30,6 +34,12 @@ def subject_sites(events: Events, prefix: str) -> pl.DataFrame:
         .agg(pl.col("site").first())
         .collect()
     )
+    if found.is_empty():
+        raise CohortError(
+            f"Nobody has an event whose code begins with {prefix!r}, so nobody's site is known",
+            expected="the beginning of codes in the events (metadata/codes.parquet) that tell a site",
+            fix="change evaluation.sites in the pipeline, or leave it out: subjects are then held out, not sites",
+        )
     everybody = events.subjects.select("subject_id").unique().sort("subject_id")
     joined = everybody.join(found, on="subject_id", how="left", maintain_order="left")
     return joined.with_columns(pl.col("site").fill_null(UNKNOWN))

@@ -19,6 +19,7 @@ from ehr_tl.report.drivers import Example, examples, top_drivers
 from ehr_tl.report.learning_curve import chart
 from ehr_tl.report.study import answers, told
 from ehr_tl.report.svg import logit, odds_ticks
+from ehr_tl.transfer.study.outlook import tightness
 
 #: Patients of the worklist that the page shows at most; worklist.csv has all.
 _PREVIEW = 25
@@ -46,7 +47,7 @@ def content(inputs: ReportInputs) -> dict[str, Any]:
         ],
         "models": _models(inputs),
         "weights": _weights(inputs),
-        "curve": _curve(inputs.learning_curve),
+        "curve": _curve(inputs),
         "model_names": {name: arm.heading for name, arm in ARMS.items()},
         "drivers": drivers,
         "driver_scale": max((d["raises"] + d["lowers"] for d in drivers), default=1.0) or 1.0,
@@ -136,9 +137,19 @@ def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
     ]
 
 
-def _curve(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The learning curve's chart and what it says; None where there is none."""
-    return found and {"chart": chart(found), "answers": answers(found), "told": told(found)}
+def _curve(inputs: ReportInputs) -> dict[str, Any] | None:
+    """The learning curve's chart and what it says; None where there is none.
+
+    How closely the AUROC is known the curve reckons from its test part; here it was measured with all cases.
+    """
+    found, metrics = inputs.learning_curve, inputs.metrics
+    if found is None:
+        return None
+    auroc = metrics["models"][metrics["chosen"]]["auroc"]
+    if "outlook" in found and auroc["lower"] is not None:
+        known = tightness(0.5 * (auroc["upper"] - auroc["lower"]), metrics["held_out"]["subjects"])
+        found = {**found, "outlook": {**found["outlook"], "estimate": known}}
+    return {"chart": chart(found), "answers": answers(found), "told": told(found)}
 
 
 def _axis_start(lowers: Iterable[float | None]) -> float:

@@ -40,17 +40,18 @@ def chart(results: Mapping[str, Any], measure: str = "auroc", width: int = 900, 
     lines = {arm: points for arm, points in lines.items() if points}
     if not lines:
         return ""
+    best, used = sizes[-1]["best_local"], sizes[-1]["chosen"]
+    bands = {arm: _band(sizes, arm, measure) for arm in (best, used) if arm in lines}
     values = [value for points in lines.values() for *_, value in points]
-    low, high = _span(values, measure)
+    ends = [end for band in bands.values() for _, *both in band for end in both]
+    low, high = _span([*values, *ends], measure)
     plot = Plot(f"{MEASURES[measure][0]} by number of cases", _logarithmic(sizes), _bounded(low, high), width, height)
     plot.right = 210
     plot.axes(_case_ticks(sizes), _ticks(low, high), _counted(results), MEASURES[measure][0])
     if measure == "calibration_slope":
         plot.line([(sizes[0]["subjects"], 1), (sizes[-1]["subjects"], 1)], "reference", "right")
-    best = sizes[-1]["best_local"]
-    for arm in (best, sizes[-1]["chosen"]):
-        if arm in lines:
-            _band(plot, sizes, arm, measure)
+    for arm, band in bands.items():
+        _shade(plot, band, arm)
     for arm, points in lines.items():
         style = f'style="stroke:{ARMS[arm].colour};stroke-width:{3.2 if arm == schema.BLEND else 2}"'
         if len(points) > 1:
@@ -119,11 +120,16 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(n * step, f"{n * step:.3g}") for n in range(first, int(high // step) + 1)]
 
 
-def _band(plot: Plot, sizes: Sequence[Mapping[str, Any]], arm: str, measure: str) -> None:
+def _band(sizes: Sequence[Mapping[str, Any]], arm: str, measure: str) -> list[tuple[float, float, float]]:
+    """Cases and both ends of the interval, at each size that has one; empty where there are not two."""
     there = [(size["subjects"], size["arms"][arm][measure]) for size in sizes if arm in size["arms"]]
-    there = [(x, found) for x, found in there if found.get("lower") is not None]
-    if len(there) > 1:
-        outline = [(x, found["upper"]) for x, found in there] + [(x, found["lower"]) for x, found in reversed(there)]
+    found = [(x, each["lower"], each["upper"]) for x, each in there if each.get("lower") is not None]
+    return found if len(found) > 1 else []
+
+
+def _shade(plot: Plot, band: Sequence[tuple[float, float, float]], arm: str) -> None:
+    if band:
+        outline = [(x, upper) for x, _, upper in band] + [(x, lower) for x, lower, _ in reversed(band)]
         fill = f'style="fill:{ARMS[arm].colour};opacity:.12"'
         plot.area(outline, "interval", f"95% interval of {ARMS[arm].name}", fill)
 

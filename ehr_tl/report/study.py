@@ -8,6 +8,7 @@ from typing import Any
 from ehr_tl.report.arms import ARMS
 from ehr_tl.report.learning_curve import MEASURES, chart, estimate
 from ehr_tl.report.words import count, counted, decimal
+from ehr_tl.transfer.study.outlook import FAR
 
 #: What is said of differences, by the name that results have for them.
 DIFFERENCES = {
@@ -18,9 +19,6 @@ DIFFERENCES = {
     "source - best local": "source trees less best local arm",
 }
 
-#: Width and height of the charts on the page.
-_CHARTS = {"auroc": (940, 470), "brier": (620, 330), "calibration_slope": (620, 330)}
-
 
 def study_content(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the template of the page asks for."""
@@ -30,8 +28,7 @@ def study_content(results: Mapping[str, Any]) -> dict[str, Any]:
         "told": told(results),
         "head": [_head(size) for size in results["sizes"]],
         "parts": [
-            (measure, *words, chart(results, measure, *_CHARTS[measure]), table(results, measure))
-            for measure, words in MEASURES.items()
+            (measure, *words, chart(results, measure), table(results, measure)) for measure, words in MEASURES.items()
         ],
         "differences": differences(results),
         "weights": weights(results),
@@ -71,8 +68,9 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 
 def _until_tight(known: Mapping[str, Any]) -> str:
     if known["half_width"] is None:
-        return "How closely the AUROC of the arm in use is known cannot be told from these cases."
-    width = f"The AUROC of the arm in use is known to ± {decimal(known['half_width'], 3)} with all cases"
+        return "How closely the AUROC of the model in use is known cannot be told from these cases."
+    reckoned = f", as reckoned from {known['events']} with the outcome" if "events" in known else ""
+    width = f"The AUROC of the model in use is known to ± {decimal(known['half_width'], 3)} with all cases{reckoned}"
     if known["more"] == 0:
         return f"{width}: tight enough (± {known['tight']})."
     return f"{width}: about {counted(known['more'], 'more case')} until ± {known['tight']}."
@@ -80,12 +78,12 @@ def _until_tight(known: Mapping[str, Any]) -> str:
 
 def _until_local(local: Mapping[str, Any], drawn: int) -> str:
     arm, target = ARMS[local["arm"]], decimal(local["target"], 3)
-    as_well = f"as well as the arm in use does with {counted(drawn, 'case')} ({target})"
+    as_well = f"as well as the model in use does with {counted(drawn, 'case')} ({target})"
     if local["more"] is None:
-        why = local.get("reason", "it is not within what can be told")
+        why = local.get("reason", f"it may take more than {FAR} times the cases that there are, or never come")
         return f"When {arm.name} would do {as_well} is not known: {why}."
     if local["cases"] <= drawn:
-        return f"{arm.heading} does as well as the arm in use with the same {counted(drawn, 'case')} ({target})."
+        return f"{arm.heading} does as well as the model in use with the same {counted(drawn, 'case')} ({target})."
     ends = (count(each) if each is not None else "more than can be told" for each in (local["lower"], local["upper"]))
     in_all = f"{counted(local['cases'], 'case')} in all (95% interval {' to '.join(dict.fromkeys(ends))})"
     if local["more"] == 0:
@@ -109,11 +107,13 @@ def told(results: Mapping[str, Any]) -> str:
     """How it was done, in a paragraph."""
     test = results["test"]
     of = f", all of {counted(test['sites'], 'site')} that no case is from" if test.get("sites") else ""
-    synthetic, seeds = "Synthetic data. " if results["synthetic"] else "", len(results["seeds"])
+    synthetic = "Synthetic data. " if results["synthetic"] else ""
+    pretrained = results.get("source") and not results.get("checkpoint")
+    seeds = f", {counted(len(results['seeds']), 'seed')} of pretraining" if pretrained else ""
     return (
         f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome{of}; "
-        f"{results['repeats']} repeats, {seeds} seed{'s' * (seeds > 1)} of pretraining. Mean over repeats (slope: "
-        f"median) with 95% intervals, {results['resamples']:,} paired resamples of subjects and repeats. "
+        f"{counted(results['repeats'], 'repeat')}{seeds}. Mean over repeats (slope: median) with 95% intervals, "
+        f"{results['resamples']:,} paired resamples of subjects and repeats. "
         f"Cells: {results['seconds']:,.0f} s. Nothing here says that a model is fit for use on patients."
     )
 

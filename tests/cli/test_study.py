@@ -48,7 +48,7 @@ def test_a_runs_learning_curve_says_what_more_cases_would_bring(copied, ehr_tl) 
     assert said.code == 0, said.err
     told = json.loads((copied.folder / "learning_curve.json").read_text())
     assert [size["size"] for size in told["sizes"]] == [16, 24, "all"]
-    assert "more" in told["outlook"]["estimate"] and "The AUROC of the arm in use is known to" in said.out
+    assert "more" in told["outlook"]["estimate"] and "The AUROC of the model in use is known to" in said.out
     assert "Would more cases help?" in (copied.folder / "learning_curve.html").read_text()
 
 

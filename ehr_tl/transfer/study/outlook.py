@@ -37,9 +37,9 @@ def outlook(sizes: Sequence[Size], chosen: str, cases: int, events: int) -> dict
     Returns:
         JSON: `local` with `arm`, `target` (the chosen arm's AUROC at the largest size), `cases` at which the local
         arm reaches it, `lower` and `upper` (95%; None: beyond what can be told) and `more` (cases beyond those there
-        are; None: beyond what can be told, or, with a `reason`, no curve can be fitted); `estimate` with `half_width`
-        (of the chosen arm's AUROC if all cases were held out once; None where its resamples do not tell), `tight`, and
-        `more` cases until it is tight.
+        are; None: beyond what can be told, or, with a `reason`, no curve can be fitted); `estimate` as `tightness` has
+        it, of the chosen arm's AUROC if all cases were held out once (None where its resamples do not tell), and the
+        `events` in the test part that it is reckoned from.
     """
     return {"local": _local(sizes, chosen, cases), "estimate": _estimate(sizes[-1], chosen, cases, events)}
 
@@ -102,7 +102,15 @@ def _estimate(size: Size, chosen: str, cases: int, events: int) -> dict[str, Any
     found = size.estimate(chosen, "auroc")
     if found["lower"] is None or found["lower"] == found["upper"]:
         return {"half_width": None, "tight": TIGHT, "more": None}
-    held_out = size.test_events
-    half = 0.5 * (found["upper"] - found["lower"]) * np.sqrt(held_out / events)
+    half = 0.5 * (found["upper"] - found["lower"]) * np.sqrt(size.test_events / events)
+    return {**tightness(float(half), cases), "events": size.test_events}
+
+
+def tightness(half: float, cases: int) -> dict[str, Any]:
+    """What is to be done about an AUROC that is known to ± `half` with so many cases.
+
+    Returns:
+        JSON: `half_width`, `tight`, and `more` cases until it is tight.
+    """
     more = max(0, int(np.ceil(cases * ((half / TIGHT) ** 2 - 1))))
-    return {"half_width": number(float(half)), "tight": TIGHT, "more": more}
+    return {"half_width": number(half), "tight": TIGHT, "more": more}

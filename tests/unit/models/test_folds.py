@@ -82,3 +82,9 @@ def test_a_subjects_site_is_that_of_its_first_event(write_events):
     ]
     found = subject_sites(write_events(facts), "UNIT//")
     assert found.rows() == [(1, "UNIT//b"), (2, "UNIT//z"), (3, UNKNOWN)]
+
+
+def test_a_beginning_that_no_code_has_is_named(write_events):
+    with pytest.raises(CohortError, match="begins with 'WARD//'") as raised:
+        subject_sites(write_events([(1, DAY, "UNIT//a")]), "WARD//")
+    assert "evaluation.sites" in raised.value.fix

@@ -211,7 +211,10 @@ def test_shows_the_learning_curve_where_there_is_one(results, page, tmp_path):
     shown = rendered(tmp_path, replace(results, learning_curve=curve(local)))
     words = text_of(shown)
     assert shown.count("<svg") == 5 and 'href="#curve"' in shown and 'href="#curve"' not in page
-    assert "About 150 more cases until local LightGBM would do as well as the arm in use does with 64 cases" in words
+    assert "About 150 more cases until local LightGBM would do as well as the model in use does with 64 cases" in words
+    auroc = results.metrics["models"][results.metrics["chosen"]]["auroc"]
+    half = (auroc["upper"] - auroc["lower"]) / 2  # as the report has it, not as the curve reckons
+    assert f"known to \u00b1 {half:.3f} with all cases" in words and "reckoned" not in words
     checker = Checker()
     checker.feed(shown)
     assert checker.faults == [] and checker.open == []

@@ -100,7 +100,7 @@ def test_a_constant_score_has_no_slope_and_the_median_leaves_it_out(truth):
 def results(truth, cells):
     found = sizes_of(cells, *truth[1:], RESAMPLES, 3)
     told = {"name": "made_up", "title": "Made <up>", "question": "Who?", "outcome": "Ill", "target": "here"}
-    told |= {"source": None, "checkpoint": None, "synthetic": True, "notice": "", "shots": False, "seeds": [0, 1]}
+    told |= {"source": "there", "checkpoint": None, "synthetic": True, "notice": "", "shots": False, "seeds": [0, 1]}
     told |= {"repeats": 3, "resamples": RESAMPLES, "seconds": 6.0}
     told["test"] = {"subjects": 200, "events": 60, "sites": None}
     return told | {"sizes": [size.to_json() for size in found]}
@@ -119,6 +119,9 @@ def test_tables_say_what_was_found(results):
     )
     told = markdown(results | {"test": results["test"] | {"sites": 3}})
     assert "60 of them with the outcome, all of 3 sites that no case is from; 3 repeats" in told
+    assert "3 repeats, 2 seeds of pretraining. Mean" in text
+    once = markdown(results | {"checkpoint": "shipped", "repeats": 1})  # it is one, whatever the study's seeds
+    assert "; 1 repeat. Mean" in once
     assert "| source trees as they are |" in text and "| arm | 16 (4 of 16) | 64 (16 of 64) |" in text
 
 
@@ -139,6 +142,14 @@ def test_every_point_of_a_chart_lies_within_its_axes(results):
         drawn = re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([-\d.]+)"', chart(results, measure, 900, 440))
         assert len(drawn) == 2 * len(results["sizes"][0]["arms"])
         assert all(Plot.left <= float(x) <= 690 and Plot.top <= float(y) <= 440 - Plot.bottom for x, y in drawn)
+
+
+@pytest.mark.parametrize("measure", ["auroc", "brier"])
+def test_intervals_are_drawn_whole(results, measure):
+    low, high = Plot.top, 440 - Plot.bottom
+    outlines = re.findall(r'<path class="interval" d="M([^"]+)Z"', chart(results, measure, 900, 440))
+    drawn = [float(y) for outline in outlines for y in re.findall(r" ([\d.]+)", outline)]
+    assert len(drawn) == 2 * 2 * len(results["sizes"]) and low < min(drawn) < max(drawn) < high
 
 
 def test_a_local_curve_that_rises_to_the_target_is_foreseen(truth):
@@ -169,23 +180,25 @@ def test_what_the_cases_that_there_are_are_enough_for_is_said_of_them(truth):
     for at in ((64,), (16, 64, 256)):
         sizes = sizes_of([cell(truth[0], size, 0, **arms) for size in at], *truth[1:], RESAMPLES, 0)
         local, _ = answers(told_of(sizes, outlook(sizes, BLEND, 512, 128)))
-        assert local.startswith(f"Local LightGBM does as well as the arm in use with the same {at[-1]} cases (0.")
+        assert local.startswith(f"Local LightGBM does as well as the model in use with the same {at[-1]} cases (0.")
 
 
 @pytest.mark.parametrize(
     ("local", "said"),
     [
         ((400, 300, 600, 0), "With 400 cases in all (95% interval 300 to 600), no more than there are, local LightGBM"),
-        ((513, 300, None, 1), "About 1 more case until local LightGBM would do as well as the arm in use does with"),
+        ((513, 300, None, 1), "About 1 more case until local LightGBM would do as well as the model in use does with"),
         ((513, 300, None, 1), "it would take 513 cases in all (95% interval 300 to more than can be told)."),
         ((513, None, None, 1), "513 cases in all (95% interval more than can be told)."),
     ],
 )
 def test_what_is_foretold_is_said_plainly(local, said):
-    known = {"half_width": 0.02, "tight": 0.05, "more": 0}
+    known = {"half_width": 0.02, "tight": 0.05, "more": 0, "events": 60}
     found = dict(zip(("cases", "lower", "upper", "more"), local)) | {"arm": LIGHTGBM, "target": 0.8}
     first, second = answers({"sizes": [{"subjects": 256.0}], "outlook": {"local": found, "estimate": known}})
-    assert said in first and second.endswith("± 0.020 with all cases: tight enough (± 0.05).")
+    assert said in first and second.endswith(
+        "± 0.020 with all cases, as reckoned from 60 with the outcome: tight enough (± 0.05)."
+    )
 
 
 def test_an_auroc_that_no_resample_changes_is_not_called_known(truth):
@@ -199,7 +212,8 @@ def test_what_lies_too_far_is_not_told(truth):
     flat = [cell(truth[0], size, 0, **{LIGHTGBM: 3.0, BLEND: 0.2, SOURCE: 1.0}) for size in (16, 64, 256)]
     sizes = sizes_of(flat, *truth[1:], RESAMPLES, 0)
     found = outlook(sizes, BLEND, 512, 128)
-    assert found["local"]["more"] is None and "not within what can be told" in answers(told_of(sizes, found))[0]
+    assert found["local"]["more"] is None
+    assert "more than 10 times the cases that there are" in answers(told_of(sizes, found))[0]
     for number in (1, 2):
         found = outlook(sizes[:number], BLEND, 512, 128)
         said, _ = answers(told_of(sizes[:number], found))
