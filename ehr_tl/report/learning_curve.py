@@ -117,7 +117,7 @@ def _case_ticks(sizes: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100) if (high - low) / step <= 8)
     first = int(low // step) + 1
-    return [(n * step, f"{n * step:.3g}") for n in range(first, int(high // step) + 1)]
+    return [(n * step, f"{n * step:.6g}") for n in range(first, int(high // step) + 1)]
 
 
 def _band(sizes: Sequence[Mapping[str, Any]], arm: str, measure: str) -> list[tuple[float, float, float]]:

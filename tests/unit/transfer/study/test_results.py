@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ehr_tl.evaluate.metrics import calibration_slope
-from ehr_tl.report.learning_curve import MEASURES, chart
+from ehr_tl.report.learning_curve import MEASURES, _ticks, chart
 from ehr_tl.report.study import answers, differences, markdown, table
 from ehr_tl.report.svg import Plot
 from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, RECALIBRATED, SOURCE
@@ -142,6 +142,14 @@ def test_every_point_of_a_chart_lies_within_its_axes(results):
         drawn = re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([-\d.]+)"', chart(results, measure, 900, 440))
         assert len(drawn) == 2 * len(results["sizes"][0]["arms"])
         assert all(Plot.left <= float(x) <= 690 and Plot.top <= float(y) <= 440 - Plot.bottom for x, y in drawn)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.93, 1.19, 12.0])
+@pytest.mark.parametrize("span", [0.013, 0.2, 3.0])
+def test_no_two_ticks_read_alike(low, span):
+    ticks = _ticks(low, low + span)
+    assert len({text for _, text in ticks}) == len(ticks)
+    assert [float(text) for _, text in ticks] == pytest.approx([at for at, _ in ticks])
 
 
 @pytest.mark.parametrize("measure", ["auroc", "brier"])
