@@ -8,6 +8,7 @@ from typing import Any
 from ehr_tl.report.arms import ARMS
 from ehr_tl.report.learning_curve import MEASURES, chart, estimate
 from ehr_tl.report.words import count, counted, decimal
+from ehr_tl.transfer.study.contest import CONTINUED
 from ehr_tl.transfer.study.outlook import FAR
 
 #: What is said of differences, by the name that results have for them.
@@ -108,7 +109,8 @@ def told(results: Mapping[str, Any]) -> str:
     test = results["test"]
     of = f", all of {counted(test['sites'], 'site')} that no case is from" if test.get("sites") else ""
     synthetic = "Synthetic data. " if results["synthetic"] else ""
-    pretrained = results.get("source") and not results.get("checkpoint")
+    carried_on = any(CONTINUED in size["arms"] for size in results["sizes"])
+    pretrained = carried_on or (results.get("source") and not results.get("checkpoint"))
     seeds = f", {counted(len(results['seeds']), 'seed')} of pretraining" if pretrained else ""
     return (
         f"{synthetic}{test['subjects']:,} subjects tested on, {test['events']:,} of them with the outcome{of}; "

@@ -10,7 +10,7 @@ from ehr_tl.report.learning_curve import MEASURES, _ticks, chart
 from ehr_tl.report.study import answers, differences, markdown, table
 from ehr_tl.report.svg import Plot
 from ehr_tl.schema import BLEND, LIGHTGBM, LOGISTIC, POOLED, RECALIBRATED, SOURCE
-from ehr_tl.transfer.study.contest import TABULAR_BLEND
+from ehr_tl.transfer.study.contest import CONTINUED, TABULAR_BLEND
 from ehr_tl.transfer.study.outlook import _fit, outlook, reached
 from ehr_tl.transfer.study.results import Measured, sizes_of
 
@@ -122,6 +122,8 @@ def test_tables_say_what_was_found(results):
     assert "3 repeats, 2 seeds of pretraining. Mean" in text
     once = markdown(results | {"checkpoint": "shipped", "repeats": 1})  # it is one, whatever the study's seeds
     assert "; 1 repeat. Mean" in once
+    results["sizes"][0]["arms"][CONTINUED] = results["sizes"][0]["arms"][BLEND]
+    assert "; 3 repeats, 2 seeds of pretraining. Mean" in markdown(results | {"checkpoint": "shipped"})
     assert "| source trees as they are |" in text and "| arm | 16 (4 of 16) | 64 (16 of 64) |" in text
 
 
