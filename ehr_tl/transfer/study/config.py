@@ -64,7 +64,7 @@ class Study:
         continued: A recipe by which the checkpoint is carried on with the target's labelled subjects up to their
             prediction time, those of the test part left out; the arm `continued` is the probe on that. Default: there
             is no such arm.
-        seeds: Of pretraining, in turn from repeat to repeat.
+        seeds: Of pretraining, in turn from repeat to repeat; where none takes place the first alone counts.
         cases: Numbers of local subjects, or `all`.
         shots: Instead: numbers of subjects of each class, or `all`, as few-shot benchmarks have it.
         repeats: Draws of local cases.
@@ -125,7 +125,10 @@ def load_study(name: str | Path) -> Study:
             or a recipe that it names.
     """
     path = shipped_file(name, "pipelines/studies", "study")
-    study = build(Study, read_yaml(path, Study), str(path), PipelineError)
+    said = read_yaml(path, Study)
+    study = build(Study, said, str(path), PipelineError)
+    if {"cases", "shots"} <= set(said):
+        raise PipelineError(f"{path} names cases and shots", expected="one of the two")
     for key, sizes in (("cases", study.cases), ("shots", study.shots)):
         if sizes is not None and (not sizes or list(sizes) != sorted(set(sizes), key=_rank)):
             raise PipelineError(
@@ -136,6 +139,8 @@ def load_study(name: str | Path) -> Study:
     folder = path.parent.absolute()
     named = {key: _beside(getattr(study, key), folder) for key in ("pipeline", "recipe", "continued")}
     study = replace(study, **named, checkpoint=located(study.checkpoint, folder, checkpoints()))
+    if study.checkpoint is not None and study.continued is None:
+        study = replace(study, seeds=study.seeds[:1])  # of pretraining there is none
     for recipe in (study.recipe, study.continued):
         if recipe is not None:
             load_recipe(recipe)

@@ -149,6 +149,7 @@ def test_the_directions_of_intensive_care_never_start_from_the_checkpoint_that_h
         ("cases: [all, 8]", "ascending"),
         ("cases: [most]", "cases is"),
         ("shots: []", "one number or more"),
+        ("cases: [16]\nshots: [8]", "one of the two"),
         ("seeds: []", "one seed or more"),
         ("seeds: [0, 1, 0]", "each once"),
         ("arms: [local_lightgbm, prob]", "no arm 'prob'.*some of: local_lightgbm, .*probe"),
@@ -164,6 +165,14 @@ def test_a_faulty_study_is_told(tmp_path, changed, said):
     path.write_text(base + ("" if changed.startswith("pipeline:") else "pipeline: demo\n") + changed)
     with pytest.raises(PipelineError, match=said):
         load_study(path)
+
+
+@pytest.mark.parametrize(("changed", "seeds"), [("", (4,)), ("continued: continued", (4, 5))])
+def test_seeds_take_turns_only_where_something_is_pretrained(tmp_path, changed, seeds):
+    path = tmp_path / "mine.yaml"
+    base = "name: mine\ntitle: Mine\npipeline: demo\ntarget: {events: here}\ncheckpoint: ehr_tl_base\nseeds: [4, 5]\n"
+    path.write_text(base + changed)
+    assert load_study(path).seeds == seeds
 
 
 @pytest.mark.parametrize("changed", ["checkpoint: ehr_tl_base", "source: {events: there}\ncontinued: continued"])
