@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import polars as pl
 from ehr_tl.errors import CohortError
 from ehr_tl.transfer.study.config import ALL, Study
 from ehr_tl.wording import counted
+
+log = logging.getLogger("ehr_tl")
 
 #: Subjects of each class that there must be to cross-validate, among local cases and among those tested on.
 FEWEST = 2
@@ -101,6 +104,9 @@ def draw_cases(study: Study, labelled: pl.DataFrame, sites: pl.DataFrame | None 
             f"{sum(map(len, pools))} subjects are left beside the test part, fewer than any size of the study",
             expected=f"one that can be drawn, or {ALL!r}",
         )
+    if beyond := [str(size) for size in study.sizes if size not in {draw.size for draw in each}]:
+        there = f"{sum(map(len, pools)):,} subjects are left beside the test part, {len(pools[0]):,} with the outcome"
+        log.info("Passed over: %s. Only %s", ", ".join(beyond), there)
     return Draws(test, int(tested[0].sum()), number, tuple(each))
 
 

@@ -130,6 +130,12 @@ def test_too_few_subjects_are_told():
         draw_cases(replace(STUDY, cases=(512,)), cohort(30, 70))
 
 
+def test_sizes_that_cannot_be_drawn_are_told(caplog):
+    with caplog.at_level("INFO", "ehr_tl"):
+        draw_cases(replace(STUDY, cases=(16, 64, 512)), cohort(30, 70))
+    assert "Passed over: 64, 512. Only 50 subjects are left beside the test part, 15 with the outcome" in caplog.text
+
+
 @pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_is_sound(name):
     study = load_study(name)
