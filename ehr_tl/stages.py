@@ -26,6 +26,7 @@ from ehr_tl.errors import CheckpointError
 from ehr_tl.events import Events
 from ehr_tl.files import fingerprint, read_json, whole, write_json
 from ehr_tl.folders import CURVE
+from ehr_tl.models.folder import WEIGHTS
 from ehr_tl.progress import log
 
 if TYPE_CHECKING:
@@ -358,9 +359,16 @@ def report(job: Job) -> dict[str, Any]:
     return deliver(job)
 
 
-def curve_of(folder: Path, pipeline: Pipeline) -> str:
-    """A digest of a run's events, its cohort and what changes its models: its learning curve is of these."""
+def curve_of(folder: Path, pipeline: Pipeline, checkpoint: Path | None) -> str:
+    """A digest of a run's events, its cohort and what changes its models: its learning curve is of these.
+
+    Args:
+        folder: The run's.
+        pipeline: As it was asked.
+        checkpoint: What was transferred, or the run's own copy of it; None: nothing.
+    """
     files = [folder / "events" / "data", folder / "events" / "metadata" / "codes.parquet", folder / "cohort.parquet"]
+    files += [] if checkpoint is None else [checkpoint / WEIGHTS]
     settings = json.dumps(_model_settings(pipeline), sort_keys=True)
     return hashlib.blake2b((fingerprint(*files) + settings).encode(), digest_size=16).hexdigest()
 
@@ -369,8 +377,8 @@ def _curve(job: Job) -> dict[str, Any] | None:
     """The run's learning curve if somebody asked for one, and since then nothing has changed that it is of."""
     if not (job.folder / CURVE).is_file():
         return None
-    found = read_json(job.folder / CURVE)
-    if found.get("of") == curve_of(job.folder, job.pipeline):
+    found, kept = read_json(job.folder / CURVE), job.models / _KEPT
+    if found.get("of") == curve_of(job.folder, job.pipeline, kept if kept.is_dir() else None):
         return found
     log.warning(
         "%s is of an earlier cohort or other settings, and is left out of the report: make it anew with "

@@ -134,7 +134,7 @@ def learning_curve(
         if chosen := sizes[-1].chosen:
             subjects = cohort.labelled["subject_id"].n_unique()
             results["outlook"] = outlook(sizes, chosen, subjects, cohort.positive_subjects)
-        results["of"] = curve_of(folder, pipeline)
+        results["of"] = curve_of(folder, pipeline, start[0])
         write_json(folder / CURVE, results)
         _write_pages(results, folder / CURVE_PAGE)
     return results

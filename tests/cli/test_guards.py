@@ -180,6 +180,7 @@ def test_a_run_outlives_its_checkpoint(case, clinic, newcomers, ehr_tl, write_ch
     pipeline = clinic.write_pipeline(tmp_path / "p.yaml", **asked)
     assert ehr_tl("run", pipeline, "--export", case.export, "--out", run, "--threads", 1).code == 0
     assert ehr_tl("score", run, "--export", new, "--out", tmp_path / "before").code == 0
+    assert ehr_tl("learning-curve", run, "--cases", "16", "--repeats", 1, "--threads", 1).code == 0
     ours.rename(tmp_path / "elsewhere")
     if not beside:
         write_checkpoint(ours, {"X//1": None})
@@ -190,6 +191,21 @@ def test_a_run_outlives_its_checkpoint(case, clinic, newcomers, ehr_tl, write_ch
     assert {"source", "anchored", "source_head", "probe", "finetuned"} <= set(after["model"])
     edit_pipeline(run, title="Strokes foreseen")
     assert "report: done" in ehr_tl("report", run).out
+    assert "AUROC by number of cases" in (run / "report.html").read_text()
+
+
+def test_a_learning_curve_of_another_checkpoint_is_left_out_of_the_report(
+    case, clinic, ehr_tl, write_checkpoint, tmp_path
+) -> None:
+    ours, run = write_checkpoint(tmp_path / "ours", {"X//1": None}), tmp_path / "run"
+    pipeline = clinic.write_pipeline(tmp_path / "p.yaml", transformer={"checkpoint": str(ours), "min_known": 0})
+    assert ehr_tl("run", pipeline, "--export", case.export, "--out", run, "--threads", 1).code == 0
+    shutil.rmtree(ours)
+    write_checkpoint(ours, {"X//2": None, "X//3": None})
+    assert ehr_tl("learning-curve", run, "--cases", "16", "--repeats", 1, "--threads", 1).code == 0
+    said = ehr_tl("report", run)
+    assert said.code == 0 and "of an earlier cohort or other settings" in said.err
+    assert "AUROC by number of cases" not in (run / "report.html").read_text()
 
 
 # --- one at a time ----------------------------------------------------------------------------------------------------
